@@ -1,1 +1,27 @@
-//! To be written.
+//! The heart of LLMAuditTrail: what an event is, how it becomes an entry that can be proven, and the log it lands in.
+//!
+//! *In scope*: the event model, the canonical entry, sealing, the MAC chain, tokens, the key ring, the store contract,
+//! the append pipeline with its publisher, and the read handle.
+//! *Out of scope*: trees and proofs (`audit-tlog`), storage engines, provider formats, the offline verifier.
+//!
+//! Without the feature `log` only the pure part is there: no async, no runtime.
+
+mod aead;
+pub mod canonical;
+pub mod chain;
+pub mod datakey;
+pub mod entry;
+mod error;
+pub mod event;
+pub mod hex;
+mod label;
+pub mod seal;
+pub mod secret;
+#[cfg(feature = "log")]
+pub mod store;
+pub mod time;
+pub mod token;
+
+pub use entry::Entry;
+pub use error::{Error, ErrorKind, Result};
+pub use event::{Event, Kind, Payload};

@@ -1,0 +1,309 @@
+//! The MAC chain over one writer run's entries (`docs/format.md` §7).
+
+use ed25519_dalek::{Signature, VerifyingKey};
+use hkdf::Hkdf;
+use hmac::{Hmac, KeyInit, Mac};
+use hpke::aead::AesGcm256;
+use hpke::kdf::HkdfSha256;
+use hpke::kem::X25519HkdfSha256;
+use hpke::{Deserializable, Kem, OpModeR, OpModeS, Serializable};
+use sha2::Sha256;
+use subtle::ConstantTimeEq;
+use uuid::Uuid;
+
+use crate::entry::{Entry, Opening};
+use crate::error::{Error, Result};
+use crate::hex::{Digest, Hex};
+use crate::label::{label, lp};
+use crate::seal::sha256;
+use crate::secret::SecretKey;
+use crate::time::IdSource;
+
+/// The state of the chain: everything that the next MAC depends on.
+#[derive(Clone, Debug)]
+pub struct MacChain {
+    run: Uuid,
+    seq: u64,
+    epoch: u64,
+    previous: Digest,
+    key: SecretKey,
+    mac_key: SecretKey,
+}
+
+fn derive(key: &SecretKey, info: &str) -> SecretKey {
+    let mut out = [0; 32];
+    Hkdf::<Sha256>::new(None, key.expose())
+        .expand(&label(info), &mut out)
+        .expect("32 bytes are within what HKDF-SHA256 gives");
+    SecretKey::new(out)
+}
+
+impl MacChain {
+    /// The chain of a run before its first entry.
+    #[must_use]
+    pub fn start(run: Uuid, k0: SecretKey) -> Self {
+        let mac_key = derive(&k0, "mac");
+        Self {
+            run,
+            seq: 0,
+            epoch: 0,
+            previous: Hex([0; 32]),
+            key: k0,
+            mac_key,
+        }
+    }
+
+    /// The run.
+    #[must_use]
+    pub fn run(&self) -> Uuid {
+        self.run
+    }
+
+    /// The sequence number that the next entry takes.
+    #[must_use]
+    pub fn seq(&self) -> u64 {
+        self.seq
+    }
+
+    /// The open epoch.
+    #[must_use]
+    pub fn epoch(&self) -> u64 {
+        self.epoch
+    }
+
+    fn mac(&self, entry: &Entry) -> Digest {
+        let mut mac = Hmac::<Sha256>::new_from_slice(self.mac_key.expose())
+            .expect("HMAC takes a key of any length");
+        mac.update(&label("mac"));
+        mac.update(self.run.as_bytes());
+        mac.update(&entry.seq.to_be_bytes());
+        mac.update(&self.previous.0);
+        mac.update(&sha256(&entry.without_mac()).0);
+        Hex(mac.finalize().into_bytes().into())
+    }
+
+    /// Fills `run`, `seq`, `epoch` and `mac` of an entry, and moves on.
+    pub fn append(&mut self, entry: &mut Entry) {
+        entry.run = self.run;
+        entry.seq = self.seq;
+        entry.epoch = self.epoch;
+        entry.mac = self.mac(entry);
+        self.previous = entry.mac;
+        self.seq += 1;
+    }
+
+    /// Checks an entry against the chain, and moves on.
+    ///
+    /// # Errors
+    ///
+    /// [`ErrorKind::Corrupt`](crate::ErrorKind::Corrupt) if it is not the chain's next entry.
+    pub fn verify(&mut self, entry: &Entry) -> Result<()> {
+        for (what, is, should) in [
+            ("seq", entry.seq, self.seq),
+            ("epoch", entry.epoch, self.epoch),
+        ] {
+            if is != should {
+                return Err(Error::corrupt(format!(
+                    "{what} of run {} is {is}, expected {should}",
+                    self.run
+                )));
+            }
+        }
+        let expected = self.mac(entry);
+        if entry.run != self.run || !bool::from(expected.0.ct_eq(&entry.mac.0)) {
+            return Err(Error::corrupt(format!(
+                "mac of run {} at seq {} is wrong",
+                self.run, entry.seq
+            )));
+        }
+        self.previous = entry.mac;
+        self.seq += 1;
+        Ok(())
+    }
+
+    /// Ends the epoch; the key of the epoch before is wiped.
+    pub fn evolve(&mut self) {
+        self.key = derive(&self.key, "evolve");
+        self.mac_key = derive(&self.key, "mac");
+        self.epoch += 1;
+    }
+}
+
+fn run_key_info() -> Vec<u8> {
+    label("run-key")
+}
+
+fn run_key_ad(origin: &str, run: Uuid) -> Vec<u8> {
+    let mut ad = lp(origin.as_bytes());
+    ad.extend_from_slice(run.as_bytes());
+    ad
+}
+
+/// An [`IdSource`] as HPKE wants it.
+struct Randomness<'a>(&'a dyn IdSource);
+
+impl hpke::rand_core::TryRng for Randomness<'_> {
+    type Error = std::convert::Infallible;
+
+    fn try_next_u32(&mut self) -> std::result::Result<u32, Self::Error> {
+        let mut bytes = [0; 4];
+        self.0.fill(&mut bytes);
+        Ok(u32::from_le_bytes(bytes))
+    }
+
+    fn try_next_u64(&mut self) -> std::result::Result<u64, Self::Error> {
+        let mut bytes = [0; 8];
+        self.0.fill(&mut bytes);
+        Ok(u64::from_le_bytes(bytes))
+    }
+
+    fn try_fill_bytes(&mut self, dst: &mut [u8]) -> std::result::Result<(), Self::Error> {
+        self.0.fill(dst);
+        Ok(())
+    }
+}
+
+impl hpke::rand_core::TryCryptoRng for Randomness<'_> {}
+
+/// An X25519 public key to which run keys are sealed.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct AuditorPublicKey(pub Digest);
+
+/// The auditor's private key.
+#[derive(Debug, Clone)]
+pub struct AuditorKey(SecretKey);
+
+impl AuditorKey {
+    /// A new key.
+    #[must_use]
+    pub fn random(ids: &dyn IdSource) -> Self {
+        Self(SecretKey::random(ids))
+    }
+
+    /// From the 32 bytes of an X25519 private key.
+    #[must_use]
+    pub fn new(key: SecretKey) -> Self {
+        Self(key)
+    }
+
+    /// The private bytes.
+    #[must_use]
+    pub fn expose(&self) -> &SecretKey {
+        &self.0
+    }
+
+    fn private(&self) -> <X25519HkdfSha256 as Kem>::PrivateKey {
+        <X25519HkdfSha256 as Kem>::PrivateKey::from_bytes(self.0.expose())
+            .expect("any 32 bytes are an X25519 private key")
+    }
+
+    /// Its public half.
+    #[must_use]
+    pub fn public(&self) -> AuditorPublicKey {
+        let public = X25519HkdfSha256::sk_to_pk(&self.private());
+        let mut bytes = [0; 32];
+        bytes.copy_from_slice(&public.to_bytes());
+        AuditorPublicKey(Hex(bytes))
+    }
+
+    /// Opens a run's sealed K(0).
+    ///
+    /// # Errors
+    ///
+    /// [`ErrorKind::Key`](crate::ErrorKind::Key) if it isn't sealed to this key, for this log and run.
+    pub fn open_run_key(&self, origin: &str, run: Uuid, sealed: &Hex<80>) -> Result<SecretKey> {
+        let failed = || {
+            Error::key(format!(
+                "the sealed key of run {run} doesn't open with this auditor key"
+            ))
+        };
+        let (enc, ciphertext) = sealed.0.split_at(32);
+        let enc = <X25519HkdfSha256 as Kem>::EncappedKey::from_bytes(enc)
+            .map_err(|e| failed().because(e.to_string()))?;
+        let plain = hpke::single_shot_open::<AesGcm256, HkdfSha256, X25519HkdfSha256>(
+            &OpModeR::Base,
+            &self.private(),
+            &enc,
+            &run_key_info(),
+            ciphertext,
+            &run_key_ad(origin, run),
+        )
+        .map_err(|e| failed().because(e.to_string()))?;
+        let plain = zeroize::Zeroizing::new(plain);
+        let bytes: [u8; 32] = plain
+            .as_slice()
+            .try_into()
+            .map_err(|_| failed().because("it has not 32 bytes"))?;
+        Ok(SecretKey::new(bytes))
+    }
+}
+
+impl AuditorPublicKey {
+    /// Seals a run's K(0).
+    ///
+    /// # Errors
+    ///
+    /// [`ErrorKind::Key`](crate::ErrorKind::Key) if this is no usable X25519 key.
+    pub fn seal_run_key(
+        &self,
+        origin: &str,
+        run: Uuid,
+        k0: &SecretKey,
+        ids: &dyn IdSource,
+    ) -> Result<Hex<80>> {
+        let failed = |e: String| Error::key("the auditor key can't be sealed to").because(e);
+        let public = <X25519HkdfSha256 as Kem>::PublicKey::from_bytes(&self.0.0)
+            .map_err(|e| failed(e.to_string()))?;
+        let (enc, ciphertext) =
+            hpke::single_shot_seal_with_rng::<AesGcm256, HkdfSha256, X25519HkdfSha256>(
+                &OpModeS::Base,
+                &public,
+                &run_key_info(),
+                k0.expose(),
+                &run_key_ad(origin, run),
+                &mut Randomness(ids),
+            )
+            .map_err(|e| failed(e.to_string()))?;
+        let mut sealed = enc.to_bytes().to_vec();
+        sealed.extend_from_slice(&ciphertext);
+        let sealed: [u8; 80] = sealed
+            .try_into()
+            .map_err(|_: Vec<u8>| failed("not 80 bytes".into()))?;
+        Ok(Hex(sealed))
+    }
+}
+
+/// The bytes that an opening's signature is over.
+#[must_use]
+pub fn opening_message(entry: &Entry) -> Vec<u8> {
+    let mut message = label("opening");
+    message.extend_from_slice(&entry.without_signature());
+    message
+}
+
+/// Checks the signature of a run's opening; whether `signer` is a registered writer key is the caller's to check.
+///
+/// # Errors
+///
+/// [`ErrorKind::Corrupt`](crate::ErrorKind::Corrupt) if it isn't there or is wrong.
+pub fn verify_opening(entry: &Entry) -> Result<&Opening> {
+    let opening = entry
+        .log
+        .as_ref()
+        .and_then(|l| l.opening.as_ref())
+        .ok_or_else(|| Error::corrupt(format!("entry of kind {} opens no run", entry.kind)))?;
+    let wrong = || {
+        Error::corrupt(format!(
+            "signature of the opening of run {} is wrong",
+            entry.run
+        ))
+    };
+    let signature = opening.signature.ok_or_else(wrong)?;
+    let key = VerifyingKey::from_bytes(&opening.signer.0).map_err(|e| wrong().because(e))?;
+    key.verify_strict(
+        &opening_message(entry),
+        &Signature::from_bytes(&signature.0),
+    )
+    .map_err(|e| wrong().because(e))?;
+    Ok(opening)
+}

@@ -1,0 +1,472 @@
+//! Sealing: field commitments, compression, encryption (`docs/format.md` §4).
+
+use rs_merkle::{Hasher, MerkleTree};
+use serde_json::Value;
+use sha2::{Digest as _, Sha256};
+use uuid::Uuid;
+use zeroize::Zeroizing;
+
+use crate::aead;
+use crate::canonical;
+use crate::datakey::DataKey;
+use crate::entry::{ContentPart, Entry, PayloadPart};
+use crate::error::{Error, Result};
+use crate::event::{CONTENT_BYTES_MAX, Content, Event, PAYLOAD_BYTES_MAX, Payload};
+use crate::hex::{Digest, Hex};
+use crate::label::{label, lp};
+use crate::secret::SecretKey;
+use crate::time::IdSource;
+
+/// A raw-content dictionary for parts that are too small to compress by themselves.
+static DICTIONARY_1: &[u8] = include_bytes!("dictionary-1.txt");
+
+const CODEC_STORED: u8 = 0;
+const CODEC_ZSTD: u8 = 1;
+const CODEC_ZSTD_DICTIONARY_1: u8 = 2;
+
+/// zstd's default; higher levels cost several times the time for a few per cent.
+const LEVEL: i32 = 3;
+/// Parts below this are compressed with the dictionary; above, zstd finds its own.
+const DICTIONARY_BYTES_MAX: usize = 16 * 1024;
+
+/// RFC 6962 hashing for `rs_merkle`: what it calls a leaf is already a leaf hash.
+#[derive(Clone, Debug)]
+struct Rfc6962;
+
+impl Hasher for Rfc6962 {
+    type Hash = [u8; 32];
+
+    fn hash(data: &[u8]) -> [u8; 32] {
+        *audit_tlog::hash::leaf_hash(data).as_bytes()
+    }
+
+    fn concat_and_hash(left: &[u8; 32], right: Option<&[u8; 32]>) -> [u8; 32] {
+        match right {
+            Some(right) => {
+                let mut hash = Sha256::new();
+                hash.update([1]);
+                hash.update(left);
+                hash.update(right);
+                hash.finalize().into()
+            }
+            // An odd node moves up unchanged, which gives the tree of RFC 6962.
+            None => *left,
+        }
+    }
+}
+
+/// The salted commitments of one event.
+struct Commitments<'a> {
+    secret: &'a SecretKey,
+}
+
+impl Commitments<'_> {
+    fn salt(&self, name: &str) -> Zeroizing<[u8; 32]> {
+        use hmac::{Hmac, KeyInit, Mac};
+        let mut mac = Hmac::<Sha256>::new_from_slice(self.secret.expose())
+            .expect("HMAC takes a key of any length");
+        mac.update(&label("salt"));
+        mac.update(name.as_bytes());
+        Zeroizing::new(mac.finalize().into_bytes().into())
+    }
+
+    fn of(&self, name: &str, value: &[u8]) -> Digest {
+        commitment(&self.salt(name), name, value)
+    }
+}
+
+/// The commitment to a field's value under its salt.
+#[must_use]
+pub fn commitment(salt: &[u8; 32], name: &str, value: &[u8]) -> Digest {
+    let mut hash = Sha256::new();
+    hash.update(label("field"));
+    hash.update(salt);
+    hash.update(lp(name.as_bytes()));
+    hash.update(value);
+    Hex(hash.finalize().into())
+}
+
+/// The fields of a content with their values, payloads apart, not sorted.
+fn content_fields(content: &Content) -> Result<Vec<(String, Vec<u8>)>> {
+    let value = serde_json::to_value(content)
+        .map_err(|e| Error::invalid("content is not JSON").because(e))?;
+    let Value::Object(members) = value else {
+        return Err(Error::invalid("content is not a JSON object"));
+    };
+    let mut fields = Vec::new();
+    for (member, value) in members {
+        match value {
+            Value::Object(inner) if member == "attributes" || member == "refs" => {
+                for (name, value) in inner {
+                    fields.push((format!("{member}/{name}"), canonical::to_vec(&value)?));
+                }
+            }
+            other => fields.push((member, canonical::to_vec(&other)?)),
+        }
+    }
+    Ok(fields)
+}
+
+/// The tree over the sorted commitments.
+struct FieldTree {
+    names: Vec<String>,
+    tree: MerkleTree<Rfc6962>,
+}
+
+impl FieldTree {
+    fn new(mut committed: Vec<(String, Digest)>) -> Self {
+        committed.sort_unstable_by(|a, b| a.0.cmp(&b.0));
+        let leaves: Vec<[u8; 32]> = committed.iter().map(|(_, c)| Rfc6962::hash(&c.0)).collect();
+        Self {
+            names: committed.into_iter().map(|(name, _)| name).collect(),
+            tree: MerkleTree::from_leaves(&leaves),
+        }
+    }
+
+    fn root(&self) -> Digest {
+        // An event with neither content nor payloads has no tree; `{}` alone has no fields but is not sealed either.
+        Hex(self
+            .tree
+            .root()
+            .unwrap_or(*audit_tlog::hash::empty_root().as_bytes()))
+    }
+}
+
+/// One event, sealed: everything of its entry that doesn't depend on the writer run, and what is stored beside it.
+#[derive(Debug, Clone)]
+pub(crate) struct SealedParts {
+    pub(crate) content: ContentPart,
+    pub(crate) payloads: Option<Vec<PayloadPart>>,
+    pub(crate) parts: Vec<u8>,
+}
+
+/// Seals the content and payloads of an event; `None` if it has neither.
+pub(crate) fn seal(
+    event: &Event,
+    origin: &str,
+    key: &DataKey,
+    ids: &dyn IdSource,
+) -> Result<Option<SealedParts>> {
+    let content = Content::of(event);
+    if content.is_empty() && event.payloads.is_empty() {
+        return Ok(None);
+    }
+    let plain = canonical::to_vec(&content)?;
+    if plain.len() > CONTENT_BYTES_MAX {
+        return Err(Error::invalid(format!(
+            "content has {} bytes, allowed are {CONTENT_BYTES_MAX}",
+            plain.len()
+        )));
+    }
+    let secret = SecretKey::random(ids);
+    let commitments = Commitments { secret: &secret };
+    let mut committed: Vec<(String, Digest)> = content_fields(&content)?
+        .into_iter()
+        .map(|(name, value)| {
+            let commitment = commitments.of(&name, &value);
+            (name, commitment)
+        })
+        .collect();
+
+    let mut part = secret.expose().to_vec();
+    encode(&plain, &mut part);
+    let stored = aead::seal(&key.key, &part_ad(origin, event.id, "content"), part, ids);
+    let mut content_part = ContentPart {
+        fields: 0,
+        length: plain.len() as u64,
+        root: Hex([0; 32]),
+        sha256: sha256(&stored),
+        stored: stored.len() as u64,
+    };
+    let mut parts = stored;
+    let mut payloads = Vec::with_capacity(event.payloads.len());
+    for payload in &event.payloads {
+        let name = format!("payloads/{}", payload.name);
+        let commitment = commitments.of(&name, &payload.bytes);
+        let mut part = Vec::new();
+        encode(&payload.bytes, &mut part);
+        let mut stored = aead::seal(&key.key, &part_ad(origin, event.id, &name), part, ids);
+        payloads.push(PayloadPart {
+            commitment,
+            length: payload.bytes.len() as u64,
+            media: payload.media,
+            name: payload.name.clone(),
+            sha256: sha256(&stored),
+            stored: stored.len() as u64,
+        });
+        parts.append(&mut stored);
+        committed.push((name, commitment));
+    }
+    content_part.fields = committed.len() as u64;
+    content_part.root = FieldTree::new(committed).root();
+    Ok(Some(SealedParts {
+        content: content_part,
+        payloads: (!payloads.is_empty()).then_some(payloads),
+        parts,
+    }))
+}
+
+/// What an entry commits to, opened and checked against every commitment.
+#[derive(Debug, Clone)]
+pub struct Opened {
+    /// The event, as it was appended.
+    pub event: Event,
+    secret: SecretKey,
+}
+
+/// One field with all that proves it against `content.root` (`docs/format.md` §9).
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct DisclosedField {
+    /// The field's name.
+    pub name: String,
+    /// Its position in the field tree.
+    pub position: u64,
+    /// Its inclusion proof.
+    pub proof: Vec<Digest>,
+    /// Its salt.
+    pub salt: Digest,
+    /// Its value.
+    pub value: Vec<u8>,
+}
+
+impl DisclosedField {
+    /// Checks the field against an entry's commitment.
+    ///
+    /// # Errors
+    ///
+    /// [`ErrorKind::Corrupt`](crate::ErrorKind::Corrupt) if it isn't what the entry commits to.
+    pub fn verify(&self, content: &ContentPart) -> Result<()> {
+        let leaf =
+            audit_tlog::hash::leaf_hash(&commitment(&self.salt.0, &self.name, &self.value).0);
+        let proof: Vec<audit_tlog::Hash> = self.proof.iter().map(|h| (*h).into()).collect();
+        audit_tlog::proof::verify_inclusion(
+            &leaf,
+            self.position,
+            content.fields,
+            &proof,
+            &content.root.into(),
+        )
+        .map_err(|e| {
+            Error::corrupt(format!(
+                "field {:?} is not what the entry commits to",
+                self.name
+            ))
+            .because(e)
+        })
+    }
+}
+
+impl Opened {
+    /// Discloses one field.
+    ///
+    /// # Errors
+    ///
+    /// [`ErrorKind::NotFound`](crate::ErrorKind::NotFound) if the event has no such field.
+    pub fn disclose(&self, name: &str) -> Result<DisclosedField> {
+        let commitments = Commitments {
+            secret: &self.secret,
+        };
+        let mut value = None;
+        let mut committed = Vec::new();
+        let mut add = |field: String, bytes: &[u8]| {
+            if field == name {
+                value = Some(bytes.to_vec());
+            }
+            committed.push((field.clone(), commitments.of(&field, bytes)));
+        };
+        for (field, bytes) in content_fields(&Content::of(&self.event))? {
+            add(field, &bytes);
+        }
+        for payload in &self.event.payloads {
+            add(format!("payloads/{}", payload.name), &payload.bytes);
+        }
+        let value =
+            value.ok_or_else(|| Error::not_found(format!("the event has no field {name:?}")))?;
+        let tree = FieldTree::new(committed);
+        let position = tree
+            .names
+            .iter()
+            .position(|n| n == name)
+            .expect("the field was just put into the tree");
+        Ok(DisclosedField {
+            name: name.to_owned(),
+            position: position as u64,
+            proof: tree
+                .tree
+                .proof(&[position])
+                .proof_hashes()
+                .iter()
+                .map(|h| Hex(*h))
+                .collect(),
+            salt: Hex(*commitments.salt(name)),
+            value,
+        })
+    }
+}
+
+/// Decrypts the stored parts of an entry and checks them against every commitment in it.
+///
+/// # Errors
+///
+/// [`ErrorKind::Key`](crate::ErrorKind::Key) if the data key doesn't open them,
+/// [`ErrorKind::Corrupt`](crate::ErrorKind::Corrupt) if they are not what the entry commits to.
+pub fn open(entry: &Entry, parts: &[u8], origin: &str, key: &DataKey) -> Result<Opened> {
+    let content = entry
+        .content
+        .as_ref()
+        .ok_or_else(|| Error::not_found(format!("event {} has no content", entry.event)))?;
+    let split = entry.split_parts(parts)?;
+    let mut split = split.into_iter();
+    let unseal = |part: &[u8], name: &str| {
+        aead::open(&key.key, &part_ad(origin, entry.event, name), part).ok_or_else(|| {
+            Error::key(format!(
+                "part {name:?} of event {} doesn't open with data key {}",
+                entry.event, key.id
+            ))
+        })
+    };
+    let stored = split.next().unwrap_or_default();
+    let plain = unseal(stored, "content")?;
+    let (secret, encoded) = plain
+        .split_first_chunk::<32>()
+        .ok_or_else(|| Error::corrupt("content part is shorter than its secret"))?;
+    let secret = SecretKey::new(*secret);
+    let bytes = decode(encoded, content.length, CONTENT_BYTES_MAX, "content")?;
+    let decoded: Content = canonical::from_slice(&bytes, "content")?;
+
+    let commitments = Commitments { secret: &secret };
+    let mut committed: Vec<(String, Digest)> = content_fields(&decoded)?
+        .into_iter()
+        .map(|(name, value)| {
+            let commitment = commitments.of(&name, &value);
+            (name, commitment)
+        })
+        .collect();
+    let mut payloads = Vec::new();
+    for part in entry.payloads.iter().flatten() {
+        let name = format!("payloads/{}", part.name);
+        let plain = unseal(split.next().unwrap_or_default(), &name)?;
+        let bytes = decode(&plain, part.length, PAYLOAD_BYTES_MAX, &name)?;
+        let commitment = commitments.of(&name, &bytes);
+        if commitment != part.commitment {
+            return Err(Error::corrupt(format!(
+                "payload {:?} is not what the entry commits to",
+                part.name
+            )));
+        }
+        committed.push((name, commitment));
+        payloads.push(Payload::new(part.name.clone(), part.media, bytes));
+    }
+    if committed.len() as u64 != content.fields {
+        return Err(Error::corrupt(format!(
+            "content has {} fields, the entry commits to {}",
+            committed.len(),
+            content.fields
+        )));
+    }
+    if FieldTree::new(committed).root() != content.root {
+        return Err(Error::corrupt("content is not what the entry commits to"));
+    }
+    let event = Event {
+        id: entry.event,
+        time: entry.time,
+        kind: entry.kind.clone(),
+        actor: decoded.actor,
+        on_behalf_of: decoded.on_behalf_of,
+        system: decoded.system,
+        session_id: decoded.session_id,
+        correlation: decoded.correlation,
+        refs: decoded.refs,
+        subject: decoded.subject,
+        attributes: decoded.attributes,
+        payloads,
+        capture: decoded.capture,
+    };
+    Ok(Opened { event, secret })
+}
+
+fn part_ad(origin: &str, event: Uuid, part: &str) -> Vec<u8> {
+    let mut ad = label("part");
+    ad.extend_from_slice(&lp(origin.as_bytes()));
+    ad.extend_from_slice(event.as_bytes());
+    ad.extend_from_slice(&lp(part.as_bytes()));
+    ad
+}
+
+/// SHA-256 of public bytes.
+pub(crate) fn sha256(bytes: &[u8]) -> Digest {
+    Hex(Sha256::digest(bytes).into())
+}
+
+/// Appends codec and encoded bytes to `out`: compressed if that makes them shorter.
+fn encode(plain: &[u8], out: &mut Vec<u8>) {
+    let (codec, packed) = if plain.len() <= DICTIONARY_BYTES_MAX {
+        (
+            CODEC_ZSTD_DICTIONARY_1,
+            with_compressor(|c| c.compress(plain).ok()),
+        )
+    } else {
+        (CODEC_ZSTD, zstd::bulk::compress(plain, LEVEL).ok())
+    };
+    match packed {
+        Some(packed) if packed.len() < plain.len() => {
+            out.reserve(1 + packed.len());
+            out.push(codec);
+            out.extend_from_slice(&packed);
+        }
+        _ => {
+            out.reserve(1 + plain.len());
+            out.push(CODEC_STORED);
+            out.extend_from_slice(plain);
+        }
+    }
+}
+
+/// Loading the dictionary costs more than compressing a small part, so each thread does it once.
+fn with_compressor<T>(
+    f: impl FnOnce(&mut zstd::bulk::Compressor<'static>) -> Option<T>,
+) -> Option<T> {
+    use std::cell::RefCell;
+    thread_local! {
+        static COMPRESSOR: RefCell<Option<zstd::bulk::Compressor<'static>>> =
+            RefCell::new(zstd::bulk::Compressor::with_dictionary(LEVEL, DICTIONARY_1).ok());
+    }
+    COMPRESSOR.with_borrow_mut(|c| c.as_mut().and_then(f))
+}
+
+fn decode(encoded: &[u8], length: u64, length_max: usize, what: &str) -> Result<Vec<u8>> {
+    let length = usize::try_from(length)
+        .ok()
+        .filter(|n| *n <= length_max)
+        .ok_or_else(|| {
+            Error::corrupt(format!(
+                "{what} says {length} bytes, allowed are {length_max}"
+            ))
+        })?;
+    let (codec, body) = encoded
+        .split_first()
+        .ok_or_else(|| Error::corrupt(format!("{what} has no codec")))?;
+    let bad = |e: std::io::Error| {
+        Error::corrupt(format!("{what} doesn't decompress to {length} bytes")).because(e)
+    };
+    let plain = match *codec {
+        CODEC_STORED => body.to_vec(),
+        CODEC_ZSTD => zstd::bulk::decompress(body, length).map_err(bad)?,
+        CODEC_ZSTD_DICTIONARY_1 => zstd::bulk::Decompressor::with_dictionary(DICTIONARY_1)
+            .and_then(|mut d| d.decompress(body, length))
+            .map_err(bad)?,
+        other => {
+            return Err(Error::corrupt(format!(
+                "{what} has the unknown codec {other}"
+            )));
+        }
+    };
+    if plain.len() == length {
+        Ok(plain)
+    } else {
+        Err(Error::corrupt(format!(
+            "{what} has {} bytes, the entry says {length}",
+            plain.len()
+        )))
+    }
+}

@@ -1,0 +1,39 @@
+//! Keys in memory.
+
+use std::fmt;
+
+use zeroize::{Zeroize, ZeroizeOnDrop};
+
+use crate::time::IdSource;
+
+/// 32 secret bytes, wiped when dropped, never printed.
+#[derive(Clone, Zeroize, ZeroizeOnDrop)]
+pub struct SecretKey([u8; 32]);
+
+impl SecretKey {
+    /// From bytes that the caller wipes.
+    #[must_use]
+    pub fn new(bytes: [u8; 32]) -> Self {
+        Self(bytes)
+    }
+
+    /// A new random key.
+    #[must_use]
+    pub fn random(ids: &dyn IdSource) -> Self {
+        let mut key = Self([0; 32]);
+        ids.fill(&mut key.0);
+        key
+    }
+
+    /// The bytes; the name is to be seen at every place that uses them.
+    #[must_use]
+    pub fn expose(&self) -> &[u8; 32] {
+        &self.0
+    }
+}
+
+impl fmt::Debug for SecretKey {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str("SecretKey(…)")
+    }
+}

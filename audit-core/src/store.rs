@@ -1,0 +1,264 @@
+//! The contract between the log and a storage engine: narrow, at the level of log operations, all cryptography above it.
+
+use std::fmt;
+use std::ops::Range;
+
+use async_trait::async_trait;
+use audit_tlog::Hash;
+use audit_tlog::tile::{EdgeTiles, TileId};
+use uuid::Uuid;
+
+use crate::datakey::KeyRecord;
+use crate::error::Result;
+use crate::event::Kind;
+use crate::time::Timestamp;
+use crate::token::{Token, TokenSet};
+
+/// The end of the log, as a store knows it.
+#[derive(Debug, Clone)]
+pub struct Head {
+    /// Entries in the log.
+    pub size: u64,
+    /// The tiles on the right edge of the tree, from which everything appended next is hashed.
+    pub edge: EdgeTiles,
+}
+
+impl Head {
+    /// The head of an empty log.
+    #[must_use]
+    pub fn empty() -> Self {
+        Self {
+            size: 0,
+            edge: EdgeTiles::new(),
+        }
+    }
+}
+
+/// What is stored beside an entry's bytes so that it can be found; each value repeats what the entry says.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Columns {
+    /// The event's id; unique in the log.
+    pub event: Uuid,
+    /// The event's kind.
+    pub kind: Kind,
+    /// The caller's time.
+    pub time: Timestamp,
+}
+
+/// One entry with all that is stored for it.
+#[derive(Clone, PartialEq, Eq)]
+pub struct Row {
+    /// The leaf index.
+    pub index: u64,
+    /// The canonical entry.
+    pub entry: Vec<u8>,
+    /// By which it is found.
+    pub columns: Columns,
+    /// Its tokens and their salt; `None` if it has none, or they were erased.
+    pub tokens: Option<TokenSet>,
+    /// The stored content part and payload parts, one behind the other (the entry has their lengths);
+    /// `None` if it has none, they were erased, or they were not asked for.
+    pub parts: Option<Vec<u8>>,
+}
+
+impl fmt::Debug for Row {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("Row")
+            .field("index", &self.index)
+            .field("columns", &self.columns)
+            .finish_non_exhaustive()
+    }
+}
+
+/// A tile of hashes, full or partial.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Tile {
+    /// Which one; `width` is the number of hashes.
+    pub id: TileId,
+    /// Its hashes.
+    pub hashes: Vec<Hash>,
+}
+
+/// What one call of [`Store::append`] commits: all of it or nothing.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Batch {
+    /// Rows with contiguous indexes from the head's size on; not empty.
+    pub rows: Vec<Row>,
+    /// The tiles that grew; each replaces the one with the same level and index.
+    pub tiles: Vec<Tile>,
+    /// Data-key records that these rows are the first to use.
+    pub keys: Vec<KeyRecord>,
+}
+
+/// Makes a batch for the current head; called once per attempt, under the store's writer lock where it has one.
+pub type Build = Box<dyn FnMut(&Head) -> Result<Batch> + Send>;
+
+/// Which parts of rows to read.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+#[expect(clippy::exhaustive_enums, reason = "with or without")]
+pub enum Parts {
+    /// Entries, columns and tokens.
+    Without,
+    /// The stored parts too.
+    With,
+}
+
+/// Which entries to find. All conditions hold together.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Query {
+    /// Entries that have every one of these tokens.
+    pub tokens: Vec<Token>,
+    /// Entries of this kind.
+    pub kind: Option<Kind>,
+    /// Entries with a caller's time at or after this.
+    pub from: Option<Timestamp>,
+    /// Entries with a caller's time before this.
+    pub until: Option<Timestamp>,
+    /// Entries with an index in this range.
+    pub indexes: Range<u64>,
+    /// Highest index first.
+    pub descending: bool,
+    /// At most so many.
+    pub limit: usize,
+}
+
+impl Default for Query {
+    fn default() -> Self {
+        Self {
+            tokens: Vec::new(),
+            kind: None,
+            from: None,
+            until: None,
+            indexes: 0..u64::MAX,
+            descending: false,
+            limit: 1000,
+        }
+    }
+}
+
+/// What a store can do.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Capabilities {
+    /// The engine's name.
+    pub engine: &'static str,
+    /// Several processes may append to one log.
+    pub several_writers: bool,
+    /// The engine refuses deletion for a time that is set per object.
+    pub retention_lock: bool,
+}
+
+/// What makes a store a log's store.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Description {
+    /// The log's origin.
+    pub origin: String,
+    /// The version of the store's own layout.
+    pub layout: u32,
+}
+
+/// Reading a log. Whoever holds only this can't write.
+///
+/// Every method answers [`ErrorKind::Corrupt`](crate::ErrorKind::Corrupt), with the index where there is one,
+/// when what is stored is not of the shape that the contract asks for, and never panics on it.
+#[async_trait]
+pub trait ReadStore: Send + Sync + fmt::Debug {
+    /// What the engine can do.
+    fn capabilities(&self) -> Capabilities;
+
+    /// The log's origin and the layout, `None` while no log has been created here.
+    async fn description(&self) -> Result<Option<Description>>;
+
+    /// The end of the log.
+    async fn head(&self) -> Result<Head>;
+
+    /// Rows from `range`, in order, without a gap, from its start on; as many as fit into about 4 MiB, at least one
+    /// if there is one. Empty exactly when `range` starts at or beyond the end of the log, or is empty.
+    async fn rows(&self, range: Range<u64>, parts: Parts) -> Result<Vec<Row>>;
+
+    /// The index of an event.
+    async fn position(&self, event: Uuid) -> Result<Option<u64>>;
+
+    /// Indexes of the entries that match, in order.
+    async fn find(&self, query: &Query) -> Result<Vec<u64>>;
+
+    /// Token rows in the store's own order, after `after`, at most `limit`. Walking from `None` gives each row once.
+    async fn token_rows(
+        &self,
+        after: Option<(Token, u64)>,
+        limit: usize,
+    ) -> Result<Vec<(Token, u64)>>;
+
+    /// The hashes of a tile, exactly `id.width` of them; a narrower tile is answered from a wider one.
+    async fn tile(&self, id: TileId) -> Result<Option<Vec<Hash>>>;
+
+    /// The stored tiles of one level after `after`, at most `limit`, by index; with the width that is stored.
+    async fn tiles(&self, level: u8, after: Option<u64>, limit: usize) -> Result<Vec<Tile>>;
+
+    /// The checkpoint (a signed note) with the greatest tree size.
+    async fn latest_checkpoint(&self) -> Result<Option<Vec<u8>>>;
+
+    /// Checkpoints with a tree size above `after`, at most `limit`, by tree size.
+    async fn checkpoints(&self, after: u64, limit: usize) -> Result<Vec<(u64, Vec<u8>)>>;
+
+    /// The record of a data key.
+    async fn key(&self, id: Uuid) -> Result<Option<KeyRecord>>;
+
+    /// Records of data keys with an id above `after`, at most `limit`, by id.
+    async fn keys(&self, after: Option<Uuid>, limit: usize) -> Result<Vec<KeyRecord>>;
+
+    /// Records of the data keys of a shred scope.
+    async fn keys_of_scope(&self, scope: Token) -> Result<Vec<KeyRecord>>;
+
+    /// Returns when the log may have grown beyond `size`, or after about a second; used to follow a log.
+    async fn wait_beyond(&self, size: u64) -> Result<()>;
+}
+
+/// Writing a log.
+#[async_trait]
+pub trait Store: ReadStore {
+    /// Makes this store the store of the log `origin`.
+    ///
+    /// # Errors
+    ///
+    /// `Invalid`: it already is a log's store.
+    async fn create(&self, origin: &str) -> Result<()>;
+
+    /// Appends the batch that `build` makes of the current head: contiguous indexes, all or none, durable on return.
+    /// Answers with the new head. An error of `build` is passed on, and nothing is written.
+    ///
+    /// # Errors
+    ///
+    /// `Unavailable`: nothing was written.
+    /// `Unknown`: either outcome is possible; nothing else is appended until it is resolved.
+    /// `Invalid`: an event id is already in the log, or the batch doesn't fit the head; nothing was written.
+    async fn append(&self, build: Build) -> Result<Head>;
+
+    /// Keeps a checkpoint of tree size `size`. Writing the same bytes again is no error.
+    ///
+    /// # Errors
+    ///
+    /// `Invalid`: there is another checkpoint of that size, or the log is shorter; nothing was written.
+    async fn put_checkpoint(&self, size: u64, note: &[u8]) -> Result<()>;
+
+    /// Takes the lease of the log's one publisher; `None` while another process holds it.
+    /// A lease ends when it is dropped or its process dies.
+    async fn publisher_lease(&self) -> Result<Option<Box<dyn Lease>>>;
+
+    /// Replaces the records of data keys by records of the same ids, all or none.
+    ///
+    /// # Errors
+    ///
+    /// `Invalid`: an id has no record; nothing was written.
+    async fn rewrap(&self, records: &[KeyRecord]) -> Result<()>;
+
+    /// Removes, for good as far as the engine can: the records of `keys`, and the parts, tokens and token rows of the
+    /// entries at `indexes`. The entries stay. What is already gone is no error.
+    async fn erase(&self, keys: &[Uuid], indexes: &[u64]) -> Result<()>;
+}
+
+/// The right to publish; ends when dropped.
+#[async_trait]
+pub trait Lease: Send + Sync + fmt::Debug {
+    /// Whether the lease is still held; where leases run out, this renews it.
+    async fn held(&self) -> Result<bool>;
+}
