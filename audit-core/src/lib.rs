@@ -14,9 +14,15 @@ pub mod entry;
 mod error;
 pub mod event;
 pub mod hex;
+pub mod keyring;
 mod label;
 pub mod seal;
 pub mod secret;
+pub mod signer;
+#[cfg(feature = "log")]
+pub mod log;
+#[cfg(feature = "log")]
+pub mod reader;
 #[cfg(feature = "log")]
 pub mod store;
 pub mod time;

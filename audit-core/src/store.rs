@@ -5,6 +5,7 @@ use std::ops::Range;
 
 use async_trait::async_trait;
 use audit_tlog::Hash;
+pub use audit_tlog::tile::Tile;
 use audit_tlog::tile::{EdgeTiles, TileId};
 use uuid::Uuid;
 
@@ -68,15 +69,6 @@ impl fmt::Debug for Row {
             .field("columns", &self.columns)
             .finish_non_exhaustive()
     }
-}
-
-/// A tile of hashes, full or partial.
-#[derive(Debug, Clone, PartialEq, Eq)]
-pub struct Tile {
-    /// Which one; `width` is the number of hashes.
-    pub id: TileId,
-    /// Its hashes.
-    pub hashes: Vec<Hash>,
 }
 
 /// What one call of [`Store::append`] commits: all of it or nothing.

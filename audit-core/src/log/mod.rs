@@ -1,0 +1,407 @@
+//! The log: the append pipeline, the publisher, receipts and recovery.
+
+mod publisher;
+mod writer;
+
+use std::collections::{HashMap, VecDeque};
+use std::fmt;
+use std::path::PathBuf;
+use std::sync::{Arc, Mutex, PoisonError};
+use std::time::Duration;
+
+use audit_tlog::tlog_proof::TlogProof;
+use tokio::sync::{mpsc, oneshot, watch};
+use tokio::task::JoinHandle;
+use uuid::Uuid;
+
+use crate::datakey::{DataKey, KeyRecord};
+use crate::entry::{self, kinds};
+use crate::error::{Error, ErrorKind, Result};
+use crate::event::Event;
+use crate::hex::{Digest, Hex};
+use crate::keyring::KeyRing;
+use crate::reader::LogReader;
+use crate::seal;
+use crate::store::Store;
+use crate::time::{Clock, IdSource};
+use crate::token::TokenSet;
+
+pub use publisher::{StateFile, rollback_check};
+use writer::{Draft, Job, RunKey, Writer};
+
+/// What a log needs to run.
+#[derive(Debug, Clone)]
+pub struct LogOptions {
+    /// Where entries go.
+    pub store: Arc<dyn Store>,
+    /// The log's keys.
+    pub keys: Arc<KeyRing>,
+    /// The writer's clock.
+    pub clock: Arc<dyn Clock>,
+    /// Ids and randomness.
+    pub ids: Arc<dyn IdSource>,
+    /// Program and version, for the opening of the run.
+    pub build: String,
+    /// Where the publisher remembers what it signed, apart from the store. `None`: this process doesn't publish, and
+    /// rollback isn't checked.
+    pub state_dir: Option<PathBuf>,
+    /// Callers that may wait before `append` itself waits.
+    pub queue_events_max: usize,
+    /// Events of one batch.
+    pub batch_events_max: usize,
+    /// An epoch with traffic ends after this time.
+    pub epoch: Duration,
+    /// An idle writer leaves a sign of life after this time.
+    pub heartbeat: Duration,
+    /// A log that grew is published after this time.
+    pub publish: Duration,
+}
+
+impl LogOptions {
+    /// The defaults of the design: epochs of 60 s, heartbeats after 10 minutes, a checkpoint about every second.
+    #[must_use]
+    pub fn new(store: Arc<dyn Store>, keys: Arc<KeyRing>) -> Self {
+        Self {
+            store,
+            keys,
+            clock: Arc::new(crate::time::System),
+            ids: Arc::new(crate::time::System),
+            build: concat!("audit-trail/", env!("CARGO_PKG_VERSION")).to_owned(),
+            state_dir: None,
+            queue_events_max: 4096,
+            batch_events_max: 1024,
+            epoch: Duration::from_secs(60),
+            heartbeat: Duration::from_secs(600),
+            publish: Duration::from_secs(1),
+        }
+    }
+}
+
+/// Where an appended event stands.
+#[derive(Debug, Clone)]
+pub struct Receipt {
+    /// The event's id.
+    pub event: Uuid,
+    /// Its leaf index.
+    pub index: u64,
+    /// Its leaf hash.
+    pub leaf_hash: Digest,
+    log: Arc<Shared>,
+}
+
+impl Receipt {
+    /// Waits for the next checkpoint that commits to the event, and proves the event under it.
+    ///
+    /// # Errors
+    ///
+    /// [`ErrorKind::Unavailable`] if the log closes before, or the store can't be read;
+    /// [`ErrorKind::Corrupt`] if what is published doesn't hold the event.
+    pub async fn published(&self) -> Result<TlogProof> {
+        let mut published = self.log.published.subscribe();
+        let reader = self.log.reader();
+        loop {
+            // Another process may be the publisher; then only the store knows.
+            if let Some((checkpoint, _)) = reader.checkpoint().await?
+                && checkpoint.size > self.index
+            {
+                break;
+            }
+            let mut closed = false;
+            tokio::select! {
+                changed = published.changed() => closed = changed.is_err(),
+                () = tokio::time::sleep(Duration::from_millis(250)) => {}
+            }
+            if closed {
+                return Err(Error::unavailable(format!(
+                    "the log closed before index {} was published",
+                    self.index
+                )));
+            }
+        }
+        let proof = reader.prove(self.index).await?;
+        proof
+            .verify(&self.leaf_hash.into(), self.log.keys.origin(), &self.log.keys.vkey())
+            .map_err(|e| {
+                Error::corrupt("the published log doesn't hold the event that this receipt is for")
+                    .at(self.index)
+                    .because(e)
+            })?;
+        Ok(proof)
+    }
+}
+
+/// What the handles of one open log share.
+struct Shared {
+    store: Arc<dyn Store>,
+    keys: Arc<KeyRing>,
+    clock: Arc<dyn Clock>,
+    ids: Arc<dyn IdSource>,
+    run: Uuid,
+    data_keys: Mutex<KeyCache>,
+    published: watch::Sender<u64>,
+    trouble: Mutex<Option<String>>,
+}
+
+impl fmt::Debug for Shared {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("Log")
+            .field("origin", &self.keys.origin())
+            .field("run", &self.run)
+            .finish_non_exhaustive()
+    }
+}
+
+impl Shared {
+    /// Keeps what publishing last failed with, until it works again.
+    fn note_publishing(&self, published: &Result<Option<u64>>) {
+        let trouble = published.as_ref().err().map(ToString::to_string);
+        *self.trouble.lock().unwrap_or_else(PoisonError::into_inner) = trouble;
+    }
+
+    fn reader(&self) -> LogReader {
+        LogReader::new(Arc::clone(&self.store) as Arc<dyn crate::store::ReadStore>, Arc::clone(&self.keys))
+    }
+}
+
+/// An open log: one writer run.
+///
+/// Dropping the last handle ends the run as [`Log::close`] does, but nobody learns whether that worked.
+#[derive(Clone, Debug)]
+pub struct Log {
+    shared: Arc<Shared>,
+    jobs: mpsc::Sender<Job>,
+    tasks: Arc<Mutex<Option<Tasks>>>,
+}
+
+#[derive(Debug)]
+struct Tasks {
+    writer: JoinHandle<Result<()>>,
+    publisher: Option<publisher::Handle>,
+}
+
+/// Data keys of the run, by shred scope. When it is full the oldest is forgotten, and its scope gets a second key.
+#[derive(Default)]
+struct KeyCache {
+    keys: HashMap<String, Arc<RunKey>>,
+    order: VecDeque<String>,
+}
+
+/// Scopes whose key is kept in memory; each costs about 300 bytes.
+const DATA_KEYS_MAX: usize = 4096;
+
+impl Log {
+    /// Makes the store a log's store and opens it.
+    ///
+    /// # Errors
+    ///
+    /// As [`Log::open`]; [`ErrorKind::Invalid`] if there is a log already.
+    pub async fn create(options: LogOptions) -> Result<Self> {
+        options.store.create(options.keys.origin()).await?;
+        Self::open(options).await
+    }
+
+    /// Opens the log: checks it against what this host remembers, and opens a writer run in it.
+    ///
+    /// # Errors
+    ///
+    /// [`ErrorKind::RolledBack`] if the store is behind or different from the publisher's state file;
+    /// [`ErrorKind::Invalid`] if the store belongs to another log; [`ErrorKind::Unavailable`] if it can't be written.
+    pub async fn open(options: LogOptions) -> Result<Self> {
+        let origin = options.keys.origin().to_owned();
+        match options.store.description().await? {
+            Some(description) if description.origin == origin => {}
+            Some(description) => {
+                return Err(Error::invalid(format!(
+                    "the store holds the log {:?}, the keys are of {origin:?}",
+                    description.origin
+                )));
+            }
+            None => return Err(Error::not_found("the store holds no log yet")),
+        }
+        let state = options.state_dir.as_ref().map(|dir| StateFile::new(dir, &origin));
+        if let Some(state) = &state {
+            rollback_check(&*options.store, state, &options.keys.vkey()).await?;
+        }
+        let run = options.ids.uuid_v7(options.clock.now());
+        let (published, _) = watch::channel(0);
+        let shared = Arc::new(Shared {
+            store: Arc::clone(&options.store),
+            keys: Arc::clone(&options.keys),
+            clock: Arc::clone(&options.clock),
+            ids: Arc::clone(&options.ids),
+            run,
+            data_keys: Mutex::default(),
+            published,
+            trouble: Mutex::default(),
+        });
+        let (grown, growth) = watch::channel(0);
+        let mut writer = Writer::new(&options, run, grown);
+        writer.open_run().await?;
+        let (jobs, queue) = mpsc::channel(options.queue_events_max.max(1));
+        let writer = tokio::spawn(writer.run(queue));
+        let publisher = state.map(|state| {
+            publisher::spawn(publisher::Publisher {
+                store: Arc::clone(&options.store),
+                keys: Arc::clone(&options.keys),
+                state,
+                interval: options.publish,
+                growth,
+                shared: Arc::downgrade(&shared),
+            })
+        });
+        Ok(Self { shared, jobs, tasks: Arc::new(Mutex::new(Some(Tasks { writer, publisher }))) })
+    }
+
+    /// Appends an event; on return it would survive a power cut.
+    ///
+    /// A caller who stops waiting doesn't stop the append.
+    ///
+    /// # Errors
+    ///
+    /// [`ErrorKind::Invalid`]: the event breaks a rule, or its id is already in the log.
+    /// [`ErrorKind::Unavailable`]: nothing was written.
+    /// [`ErrorKind::RolledBack`], [`ErrorKind::Corrupt`]: the store can't be trusted; nothing more is appended.
+    pub async fn append(&self, event: Event) -> Result<Receipt> {
+        if kinds::ALL.contains(&event.kind.as_str()) {
+            return Err(Error::invalid(format!("kind {} is written by the log itself", event.kind)));
+        }
+        event.check()?;
+        let id = event.id;
+        // Compressing and encrypting a large payload would hold up the runtime's other tasks.
+        let bytes: usize = event.payloads.iter().map(|p| p.bytes.len()).sum();
+        let draft = if bytes > 64 * 1024 {
+            let shared = Arc::clone(&self.shared);
+            tokio::task::spawn_blocking(move || shared.draft(&event))
+                .await
+                .map_err(|e| Error::unavailable("sealing the event was stopped").because(e))??
+        } else {
+            self.shared.draft(&event)?
+        };
+        let (reply, answer) = oneshot::channel();
+        let closed = || Error::unavailable("the log is closed");
+        self.jobs
+            .send(Job { draft: Box::new(draft), reply })
+            .await
+            .map_err(|e| closed().because(e.to_string()))?;
+        let (index, leaf_hash) = answer.await.map_err(|e| closed().because(e))??;
+        Ok(Receipt { event: id, index, leaf_hash, log: Arc::clone(&self.shared) })
+    }
+
+    /// Ends the run: waits for what was handed in, writes the closing entry and publishes.
+    /// Appends that come later, through any handle, are refused.
+    ///
+    /// # Errors
+    ///
+    /// The first error of the closing entry or the last checkpoint. Calling it again is no error.
+    pub async fn close(self) -> Result<()> {
+        let tasks = self.tasks.lock().unwrap_or_else(PoisonError::into_inner).take();
+        let Some(tasks) = tasks else { return Ok(()) };
+        let (reply, answer) = oneshot::channel();
+        let sent = self.jobs.send(Job { draft: Box::new(Draft::close()), reply }).await.is_ok();
+        if sent {
+            // The writer's own result follows; this only waits for its turn in the queue.
+            drop(answer.await);
+        }
+        let written = tasks
+            .writer
+            .await
+            .map_err(|e| Error::unavailable("the writer was stopped").because(e))
+            .flatten();
+        let published = match tasks.publisher {
+            Some(publisher) => publisher.finish().await,
+            None => Ok(()),
+        };
+        written.and(published)
+    }
+
+    /// A read handle on this log.
+    #[must_use]
+    pub fn reader(&self) -> LogReader {
+        self.shared.reader()
+    }
+
+    /// Why checkpoints are not being published at the moment; `None` if all is well.
+    #[must_use]
+    pub fn publishing_trouble(&self) -> Option<String> {
+        self.shared.trouble.lock().unwrap_or_else(PoisonError::into_inner).clone()
+    }
+
+    /// The writer's clock.
+    #[must_use]
+    pub fn clock(&self) -> &Arc<dyn Clock> {
+        &self.shared.clock
+    }
+
+    /// Ids and randomness.
+    #[must_use]
+    pub fn ids(&self) -> &Arc<dyn IdSource> {
+        &self.shared.ids
+    }
+
+    /// The writer run.
+    #[must_use]
+    pub fn run(&self) -> Uuid {
+        self.shared.run
+    }
+
+    /// A keyed hash of something that must never be stored itself, so that its use can be shown later.
+    #[must_use]
+    pub fn fingerprint(&self, what: &str, secret: &[u8]) -> Digest {
+        self.shared.keys.index_key().fingerprint(what, secret)
+    }
+}
+
+impl Shared {
+    /// Everything of an entry that doesn't depend on its place in the run.
+    fn draft(&self, event: &Event) -> Result<Draft> {
+        let tokens = self.keys.index_key().tokens(event)?.map(|tokens| {
+            let mut salt = [0; 16];
+            self.ids.fill(&mut salt);
+            TokenSet { salt: Hex(salt), tokens }
+        });
+        let scope = event.shred_scope().unwrap_or_else(|| format!("run:{}", self.run));
+        let key = self.data_key(&scope);
+        let sealed = seal::seal(event, self.keys.origin(), &key.key, &*self.ids)?;
+        Ok(Draft {
+            event: event.id,
+            kind: event.kind.clone(),
+            time: event.time,
+            log: None,
+            tokens,
+            key: sealed.is_some().then_some(key),
+            sealed,
+            closes: false,
+        })
+    }
+
+    fn data_key(&self, scope: &str) -> Arc<RunKey> {
+        let mut cache = self.data_keys.lock().unwrap_or_else(PoisonError::into_inner);
+        if let Some(key) = cache.keys.get(scope) {
+            return Arc::clone(key);
+        }
+        let (key, record): (DataKey, KeyRecord) = DataKey::create(
+            self.keys.origin(),
+            self.keys.index_key().scope(scope),
+            self.run,
+            self.keys.wrapping_key(),
+            &*self.ids,
+        );
+        let key = Arc::new(RunKey::new(key, record));
+        if cache.order.len() >= DATA_KEYS_MAX
+            && let Some(oldest) = cache.order.pop_front()
+        {
+            cache.keys.remove(&oldest);
+        }
+        cache.order.push_back(scope.to_owned());
+        cache.keys.insert(scope.to_owned(), Arc::clone(&key));
+        key
+    }
+}
+
+/// The largest entry that an event can make must fit: 64 payloads of about 330 bytes, 1 data key, 64-byte names.
+const _: () = assert!(entry::ENTRY_BYTES_MAX > 64 * 400 + 4096);
+
+/// Whether an error means that nothing more may be appended in this run.
+fn is_fatal(kind: ErrorKind) -> bool {
+    matches!(kind, ErrorKind::RolledBack | ErrorKind::Corrupt | ErrorKind::Unknown)
+}

@@ -1,0 +1,288 @@
+//! The publisher: one process per log signs checkpoints, and remembers what it signed apart from the store.
+
+use std::io::Write as _;
+use std::path::{Path, PathBuf};
+use std::sync::{Arc, Weak};
+use std::time::Duration;
+
+use audit_tlog::checkpoint::{self, Checkpoint};
+use audit_tlog::note::VerifierKey;
+use audit_tlog::proof;
+use tokio::sync::{oneshot, watch};
+use tokio::task::JoinHandle;
+
+use super::Shared;
+use crate::error::{Error, ErrorKind, Result};
+use crate::hex;
+use crate::keyring::KeyRing;
+use crate::reader::tiles_for;
+use crate::seal::sha256;
+use crate::store::{Lease, ReadStore, Store};
+
+/// Bytes of a state file: one signed checkpoint.
+const STATE_BYTES_MAX: u64 = 64 * 1024;
+
+/// Where a publisher remembers the last checkpoint that it signed for one log.
+///
+/// It must not lie where the store lies: whoever restores an old store together with its state file restores both.
+#[derive(Debug, Clone)]
+pub struct StateFile {
+    path: PathBuf,
+}
+
+impl StateFile {
+    /// The state file of the log `origin` in `dir`.
+    #[must_use]
+    pub fn new(dir: &Path, origin: &str) -> Self {
+        // Two origins may read the same once unusual characters are replaced; the digest keeps them apart.
+        let readable: String = origin
+            .chars()
+            .take(64)
+            .map(|c| if c.is_ascii_alphanumeric() || c == '.' || c == '-' { c } else { '_' })
+            .collect();
+        let digest = hex::encode(&sha256(origin.as_bytes()).0[..4]);
+        Self { path: dir.join(format!("{readable}-{digest}.checkpoint")) }
+    }
+
+    /// Its path.
+    #[must_use]
+    pub fn path(&self) -> &Path {
+        &self.path
+    }
+
+    /// The remembered checkpoint, a signed note; `None` if this host has none.
+    ///
+    /// # Errors
+    ///
+    /// [`ErrorKind::Unavailable`] if there is one that can't be read, [`ErrorKind::Corrupt`] if it is too long.
+    pub fn read(&self) -> Result<Option<Vec<u8>>> {
+        let failed = |e: std::io::Error| {
+            Error::unavailable(format!("state file {} can't be read", self.path.display())).because(e)
+        };
+        let length = match std::fs::metadata(&self.path) {
+            Ok(metadata) => metadata.len(),
+            Err(e) if e.kind() == std::io::ErrorKind::NotFound => return Ok(None),
+            Err(e) => return Err(failed(e)),
+        };
+        if length > STATE_BYTES_MAX {
+            return Err(Error::corrupt(format!(
+                "state file {} has {length} bytes, allowed are {STATE_BYTES_MAX}",
+                self.path.display()
+            )));
+        }
+        std::fs::read(&self.path).map(Some).map_err(failed)
+    }
+
+    /// The remembered checkpoint, checked against the log's key.
+    ///
+    /// # Errors
+    ///
+    /// As [`StateFile::read`]; [`ErrorKind::Corrupt`] if it isn't a checkpoint that this log's publisher signed.
+    pub fn checkpoint(&self, vkey: &VerifierKey) -> Result<Option<(Checkpoint, Vec<u8>)>> {
+        self.read()?
+            .map(|note| {
+                let (checkpoint, _) = checkpoint::open(&note, vkey.name(), vkey).map_err(|e| {
+                    Error::corrupt(format!(
+                        "state file {} is not a checkpoint signed by this log's publisher",
+                        self.path.display()
+                    ))
+                    .because(e)
+                })?;
+                Ok((checkpoint.into_inner(), note))
+            })
+            .transpose()
+    }
+
+    /// Replaces the remembered checkpoint; durable on return.
+    fn write(&self, note: &[u8]) -> Result<()> {
+        let write = || -> std::io::Result<()> {
+            let dir = self.path.parent().unwrap_or(Path::new("."));
+            std::fs::create_dir_all(dir)?;
+            let fresh = self.path.with_extension("checkpoint.new");
+            let mut file = std::fs::File::create(&fresh)?;
+            file.write_all(note)?;
+            file.sync_all()?;
+            std::fs::rename(&fresh, &self.path)?;
+            // The rename itself must survive a power cut.
+            std::fs::File::open(dir)?.sync_all()
+        };
+        write().map_err(|e| {
+            Error::unavailable(format!("state file {} can't be written", self.path.display())).because(e)
+        })
+    }
+}
+
+/// Compares the store with what this host remembers of the log; `false` if it remembers nothing.
+///
+/// # Errors
+///
+/// [`ErrorKind::RolledBack`] if the store is behind, or holds another history.
+pub async fn rollback_check(store: &dyn ReadStore, state: &StateFile, vkey: &VerifierKey) -> Result<bool> {
+    let Some((remembered, _)) = state.checkpoint(vkey)? else { return Ok(false) };
+    check_against(store, &remembered, &format!("state file {}", state.path().display())).await?;
+    Ok(true)
+}
+
+/// Checks that the log in the store is one that `remembered` was signed over, or a continuation of it.
+async fn check_against(store: &dyn ReadStore, remembered: &Checkpoint, whose: &str) -> Result<()> {
+    let head = store.head().await?;
+    if head.size < remembered.size {
+        return Err(Error::new(
+            ErrorKind::RolledBack,
+            format!(
+                "the store holds {} entries, but {whose} remembers a checkpoint over {}",
+                head.size, remembered.size
+            ),
+        ));
+    }
+    if remembered.size == 0 {
+        return Ok(());
+    }
+    let new_root = head.edge.root();
+    let ids = proof::consistency_tiles(remembered.size, head.size)
+        .map_err(|e| Error::corrupt("tree sizes are out of range").because(e))?;
+    let differs = || {
+        Error::new(
+            ErrorKind::RolledBack,
+            format!(
+                "the store holds another history than the one that {whose} remembers up to {} entries",
+                remembered.size
+            ),
+        )
+    };
+    let tiles = tiles_for(store, ids).await?;
+    let proof = proof::consistency_proof(remembered.size, head.size, &tiles).map_err(|e| differs().because(e))?;
+    proof::verify_consistency(remembered.size, head.size, &remembered.root, &new_root, &proof)
+        .map_err(|e| differs().because(e))
+}
+
+pub(super) struct Publisher {
+    pub(super) store: Arc<dyn Store>,
+    pub(super) keys: Arc<KeyRing>,
+    pub(super) state: StateFile,
+    pub(super) interval: Duration,
+    pub(super) growth: watch::Receiver<u64>,
+    pub(super) shared: Weak<Shared>,
+}
+
+#[derive(Debug)]
+pub(super) struct Handle {
+    stop: oneshot::Sender<()>,
+    task: JoinHandle<Result<()>>,
+}
+
+impl Handle {
+    /// Publishes what isn't yet, and ends.
+    pub(super) async fn finish(self) -> Result<()> {
+        // An error means that it has ended already; its result says how.
+        drop(self.stop.send(()));
+        self.task
+            .await
+            .map_err(|e| Error::unavailable("the publisher was stopped").because(e))
+            .flatten()
+    }
+}
+
+pub(super) fn spawn(publisher: Publisher) -> Handle {
+    let (stop, stopped) = oneshot::channel();
+    Handle { stop, task: tokio::spawn(publisher.run(stopped)) }
+}
+
+impl Publisher {
+    async fn run(mut self, mut stopped: oneshot::Receiver<()>) -> Result<()> {
+        let mut lease: Option<Box<dyn Lease>> = None;
+        loop {
+            // Other processes append too, so the log may have grown without this one.
+            let last = tokio::select! {
+                _ = &mut stopped => true,
+                () = tokio::time::sleep(self.interval) => false,
+                () = closed(&mut self.growth) => true,
+            };
+            let published = self.publish(&mut lease).await;
+            if let Some(shared) = self.shared.upgrade() {
+                shared.note_publishing(&published);
+            }
+            match published {
+                Ok(Some(size)) => {
+                    if let Some(shared) = self.shared.upgrade() {
+                        shared.published.send_replace(size);
+                    }
+                }
+                Ok(None) => {}
+                // What is signed must never contradict what was signed before: stop for good.
+                Err(e) if super::is_fatal(e.kind()) || last => return Err(e),
+                Err(_) => {}
+            }
+            if last {
+                return Ok(());
+            }
+        }
+    }
+
+    /// Signs a checkpoint over the store's head, if this process holds the lease and the log grew.
+    /// Answers with the tree size that is now published.
+    async fn publish(&self, lease: &mut Option<Box<dyn Lease>>) -> Result<Option<u64>> {
+        if let Some(held) = lease
+            && !held.held().await?
+        {
+            *lease = None;
+        }
+        if lease.is_none() {
+            *lease = self.store.publisher_lease().await?;
+            if lease.is_none() {
+                return Ok(None);
+            }
+        }
+        let vkey = self.keys.vkey();
+        let state = self.state.clone();
+        let key = vkey.clone();
+        let remembered = blocking(move || state.checkpoint(&key)).await?;
+        let head = self.store.head().await?;
+        if let Some((checkpoint, note)) = &remembered {
+            let whose = format!("state file {}", self.state.path().display());
+            check_against(&*self.store, checkpoint, &whose).await?;
+            if head.size == checkpoint.size {
+                // Dying after the state file was written, before the store had the signature, leads here.
+                self.store.put_checkpoint(checkpoint.size, note).await?;
+                return Ok(Some(head.size));
+            }
+        } else if let Some(note) = self.store.latest_checkpoint().await? {
+            // A host without memory takes up what the store has, if the log's own key signed it.
+            let (checkpoint, _) = checkpoint::open(&note, vkey.name(), &vkey)
+                .map_err(|e| Error::corrupt("the store's latest checkpoint is not signed by this log's key").because(e))?;
+            check_against(&*self.store, &checkpoint, "the store's own latest checkpoint").await?;
+        }
+        if head.size == 0 {
+            return Ok(None);
+        }
+        let checkpoint = Checkpoint {
+            origin: self.keys.origin().to_owned(),
+            size: head.size,
+            root: head.edge.root(),
+            extensions: Vec::new(),
+        };
+        let signer = self.keys.checkpoint_signer();
+        let note = checkpoint::sign(&checkpoint, &[&signer])
+            .map_err(|e| Error::key("the checkpoint can't be signed").because(e))?
+            .into_bytes();
+        // Dying here: a signature that nobody has seen is lost; the next turn makes the next one.
+        let state = self.state.clone();
+        let bytes = note.clone();
+        blocking(move || state.write(&bytes)).await?;
+        // Dying here: the state file is ahead of the store's checkpoints; the next turn releases what it remembers.
+        self.store.put_checkpoint(head.size, &note).await?;
+        // Dying here: published.
+        Ok(Some(head.size))
+    }
+}
+
+/// Returns when the writer is gone.
+async fn closed(growth: &mut watch::Receiver<u64>) {
+    while growth.changed().await.is_ok() {}
+}
+
+async fn blocking<T: Send + 'static>(f: impl FnOnce() -> Result<T> + Send + 'static) -> Result<T> {
+    tokio::task::spawn_blocking(f)
+        .await
+        .map_err(|e| Error::unavailable("a task was stopped").because(e))?
+}

@@ -1,0 +1,582 @@
+//! The write path: one writer task per run turns drafts into entries and commits them in batches.
+
+use std::collections::HashSet;
+use std::sync::atomic::{AtomicBool, Ordering};
+use std::sync::{Arc, Mutex, PoisonError};
+use std::time::Duration;
+
+use audit_tlog::Hash;
+use audit_tlog::hash::leaf_hash;
+use tokio::sync::{mpsc, oneshot, watch};
+use tokio::time::Instant;
+use uuid::Uuid;
+
+use super::{LogOptions, is_fatal};
+use crate::chain::{MacChain, opening_message};
+use crate::datakey::{DataKey, KeyRecord};
+use crate::entry::{Entry, FORMAT, LogFacts, LogKeys, Opening, kinds};
+use crate::error::{Error, ErrorKind, Result};
+use crate::event::Kind;
+use crate::hex::{Digest, Hex};
+use crate::keyring::KeyRing;
+use crate::seal::SealedParts;
+use crate::secret::SecretKey;
+use crate::store::{Batch, Columns, Head, Parts, Query, Row, Store};
+use crate::time::{Clock, IdSource, Timestamp};
+use crate::token::TokenSet;
+
+/// A data key of this run, and whether its record is in the store.
+pub(super) struct RunKey {
+    pub(super) key: DataKey,
+    record: KeyRecord,
+    stored: AtomicBool,
+}
+
+impl RunKey {
+    pub(super) fn new(key: DataKey, record: KeyRecord) -> Self {
+        Self { key, record, stored: AtomicBool::new(false) }
+    }
+}
+
+/// An entry before it has a place in the run.
+pub(super) struct Draft {
+    pub(super) event: Uuid,
+    pub(super) kind: Kind,
+    pub(super) time: Timestamp,
+    pub(super) log: Option<LogFacts>,
+    pub(super) tokens: Option<TokenSet>,
+    pub(super) key: Option<Arc<RunKey>>,
+    pub(super) sealed: Option<SealedParts>,
+    /// Not an entry but the wish to end the run.
+    pub(super) closes: bool,
+}
+
+impl Draft {
+    /// The wish to end the run, in its turn behind everything that was handed in before.
+    pub(super) fn close() -> Self {
+        Self {
+            event: Uuid::nil(),
+            kind: own_kind(kinds::WRITER_CLOSED),
+            time: Timestamp::EPOCH,
+            log: None,
+            tokens: None,
+            key: None,
+            sealed: None,
+            closes: true,
+        }
+    }
+}
+
+/// A draft and who waits for it.
+pub(super) struct Job {
+    pub(super) draft: Box<Draft>,
+    pub(super) reply: oneshot::Sender<Result<(u64, Digest)>>,
+}
+
+fn own_kind(name: &str) -> Kind {
+    Kind::new(name).expect("the log's own kinds are well formed")
+}
+
+/// An entry with its place in the run, ready to be stored at any index.
+#[derive(Clone)]
+struct Made {
+    entry: Vec<u8>,
+    leaf: Hash,
+    columns: Columns,
+    tokens: Option<TokenSet>,
+    parts: Option<Vec<u8>>,
+    record: Option<Arc<RunKey>>,
+}
+
+/// What the writer saw of the log last.
+#[derive(Clone)]
+struct Seen {
+    size: u64,
+    root: Hash,
+}
+
+/// The writer of one run.
+pub(super) struct Writer {
+    store: Arc<dyn Store>,
+    keys: Arc<KeyRing>,
+    clock: Arc<dyn Clock>,
+    ids: Arc<dyn IdSource>,
+    build: String,
+    batch_events_max: usize,
+    epoch: Duration,
+    heartbeat: Duration,
+    chain: MacChain,
+    recorded: Timestamp,
+    /// Entries of the open epoch; `traffic` counts those that callers made.
+    epoch_entries: u64,
+    traffic: u64,
+    epoch_started: Instant,
+    appended: Instant,
+    seen: Arc<Mutex<Option<Seen>>>,
+    grown: watch::Sender<u64>,
+    /// Why nothing more may be appended.
+    broken: Option<(ErrorKind, String)>,
+}
+
+impl Writer {
+    pub(super) fn new(options: &LogOptions, run: Uuid, grown: watch::Sender<u64>) -> Self {
+        // Not the run's key yet: `open_run` draws K(0) and starts the chain.
+        let chain = MacChain::start(run, SecretKey::random(&*options.ids));
+        let now = Instant::now();
+        Self {
+            store: Arc::clone(&options.store),
+            keys: Arc::clone(&options.keys),
+            clock: Arc::clone(&options.clock),
+            ids: Arc::clone(&options.ids),
+            build: options.build.clone(),
+            batch_events_max: options.batch_events_max.max(1),
+            epoch: options.epoch,
+            heartbeat: options.heartbeat,
+            chain,
+            recorded: Timestamp::EPOCH,
+            epoch_entries: 0,
+            traffic: 0,
+            epoch_started: now,
+            appended: now,
+            seen: Arc::default(),
+            grown,
+            broken: None,
+        }
+    }
+
+    /// Opens the run: draws K(0), seals it to the auditor key, and writes the opening.
+    pub(super) async fn open_run(&mut self) -> Result<()> {
+        let run = self.chain.run();
+        let previous = {
+            let openings = |kind: &str| Query {
+                kind: Some(own_kind(kind)),
+                descending: true,
+                limit: 1,
+                ..Query::default()
+            };
+            let mut found = self.store.find(&openings(kinds::WRITER_OPENED)).await?;
+            if found.is_empty() {
+                found = self.store.find(&openings(kinds::LOG_OPENED)).await?;
+            }
+            match found.first() {
+                Some(index) => self
+                    .store
+                    .rows(*index..index + 1, Parts::Without)
+                    .await?
+                    .first()
+                    .map(|row| Entry::decode(&row.entry).map_err(|e| e.at(*index)))
+                    .transpose()?
+                    .map(|entry| entry.run),
+                None => None,
+            }
+        };
+        let k0 = SecretKey::random(&*self.ids);
+        let sealed = self.keys.auditor().seal_run_key(self.keys.origin(), run, &k0, &*self.ids)?;
+        let writer = self.keys.writer();
+        let first = self.store.head().await?.size == 0;
+        let now = self.clock.now();
+        let (kind, log) = if first {
+            (
+                kinds::LOG_OPENED,
+                LogFacts {
+                    keys: Some(LogKeys::Public(self.keys.public_keys())),
+                    origin: Some(self.keys.origin().to_owned()),
+                    ..LogFacts::default()
+                },
+            )
+        } else {
+            (kinds::WRITER_OPENED, LogFacts::default())
+        };
+        let log = LogFacts {
+            opening: Some(Opening {
+                build: self.build.clone(),
+                previous,
+                sealed,
+                signature: None,
+                signer: Hex(writer.public_key()),
+            }),
+            ..log
+        };
+        let mut draft = self.own(kind, log);
+        draft.time = now;
+        self.chain = MacChain::start(run, k0);
+
+        // The signature covers the whole entry but its MAC, so the entry is made first without it.
+        let mut entry = self.place(&draft, now);
+        entry.run = run;
+        let signature = writer.sign(&opening_message(&entry))?;
+        if let Some(opening) = draft.log.as_mut().and_then(|l| l.opening.as_mut()) {
+            opening.signature = Some(Hex(signature));
+        }
+        let mut entry = self.place(&draft, now);
+        let mut chain = self.chain.clone();
+        chain.append(&mut entry);
+        let made = Self::made(&entry, &draft)?;
+        let expect_size = first.then_some(0);
+        self.commit(vec![made], expect_size).await?;
+        self.chain = chain;
+        self.recorded = entry.recorded;
+        self.epoch_entries = 1;
+        self.epoch_started = Instant::now();
+        self.appended = self.epoch_started;
+        Ok(())
+    }
+
+    /// Serves the queue until it is closed or somebody asks to close the run.
+    pub(super) async fn run(mut self, mut queue: mpsc::Receiver<Job>) -> Result<()> {
+        let mut closer = None;
+        loop {
+            let epoch_end = self.epoch_started + self.epoch;
+            let heartbeat = self.appended + self.heartbeat;
+            let wake = if self.traffic > 0 { epoch_end.min(heartbeat) } else { heartbeat };
+            let first = tokio::select! {
+                job = queue.recv() => job,
+                () = tokio::time::sleep_until(wake), if self.broken.is_none() => {
+                    // A failed sign of life isn't the callers' business; the next append says what is wrong.
+                    let now = Instant::now();
+                    if self.traffic > 0 && now >= epoch_end {
+                        drop(self.close_epoch().await);
+                    } else if now >= heartbeat {
+                        let size = self.seen_size();
+                        drop(self.append_own(kinds::HEARTBEAT, LogFacts { size: Some(size), ..LogFacts::default() }).await);
+                    }
+                    // Also after a failure: try again after the full interval, not at once.
+                    self.appended = self.appended.max(now);
+                    if now >= epoch_end {
+                        self.epoch_started = now;
+                    }
+                    continue;
+                }
+            };
+            let Some(first) = first else { break };
+            let mut jobs = Vec::new();
+            let mut next = Some(first);
+            // A lone event doesn't wait for company: only what has already come joins it.
+            while let Some(job) = next {
+                if job.draft.closes {
+                    closer = Some(job.reply);
+                    break;
+                }
+                jobs.push(job);
+                next = if jobs.len() < self.batch_events_max { queue.try_recv().ok() } else { None };
+            }
+            if !jobs.is_empty() {
+                self.serve(jobs).await;
+            }
+            if closer.is_some() {
+                break;
+            }
+            if self.traffic > 0 && Instant::now() >= self.epoch_started + self.epoch {
+                drop(self.close_epoch().await);
+            }
+        }
+        // Nobody can hand in anything more; what is still queued behind the wish to close gets its answer by the drop.
+        queue.close();
+        let entries = self.chain.seq() + 1;
+        let closed = self
+            .append_own(kinds::WRITER_CLOSED, LogFacts { entries: Some(entries), ..LogFacts::default() })
+            .await;
+        drop(closer);
+        closed
+    }
+
+    /// Commits a batch of jobs and answers every one of them.
+    async fn serve(&mut self, mut jobs: Vec<Job>) {
+        let outcome = self.append_jobs(&jobs).await;
+        match outcome {
+            Ok(places) => {
+                for (job, place) in jobs.into_iter().zip(places) {
+                    // A caller who stopped waiting is no error.
+                    drop(job.reply.send(Ok(place)));
+                }
+            }
+            // One bad event must not take the others with it: each is tried alone.
+            Err(e) if e.kind() == ErrorKind::Invalid && jobs.len() > 1 => {
+                for job in jobs {
+                    Box::pin(self.serve(vec![job])).await;
+                }
+            }
+            Err(e) if jobs.len() == 1 => {
+                if let Some(job) = jobs.pop() {
+                    drop(job.reply.send(Err(e)));
+                }
+            }
+            Err(e) => {
+                for job in jobs {
+                    let copy = Error::new(e.kind(), e.to_string());
+                    let copy = match std::error::Error::source(&e) {
+                        Some(source) => copy.because(source.to_string()),
+                        None => copy,
+                    };
+                    drop(job.reply.send(Err(copy)));
+                }
+            }
+        }
+    }
+
+    async fn append_jobs(&mut self, jobs: &[Job]) -> Result<Vec<(u64, Digest)>> {
+        self.usable()?;
+        let mut chain = self.chain.clone();
+        let mut recorded = self.recorded;
+        let mut made = Vec::with_capacity(jobs.len());
+        let mut introduced = HashSet::new();
+        for job in jobs {
+            let draft = &job.draft;
+            recorded = recorded.max(self.clock.now());
+            let mut entry = self.place(draft, recorded);
+            let new_key = draft
+                .key
+                .as_ref()
+                .filter(|key| !key.stored.load(Ordering::Acquire) && introduced.insert(key.key.id));
+            entry.keys = new_key.map(|key| vec![key.record.digest()]);
+            chain.append(&mut entry);
+            let mut one = Self::made(&entry, draft)?;
+            one.record = new_key.map(Arc::clone);
+            made.push(one);
+        }
+        let leaves: Vec<Digest> = made.iter().map(|m| m.leaf.into()).collect();
+        let first = self.commit(made, None).await?;
+        self.chain = chain;
+        self.recorded = recorded;
+        self.epoch_entries += leaves.len() as u64;
+        self.traffic += leaves.len() as u64;
+        self.appended = Instant::now();
+        Ok((first..).zip(leaves).collect())
+    }
+
+    fn usable(&self) -> Result<()> {
+        match &self.broken {
+            None => Ok(()),
+            Some((kind, why)) => Err(Error::new(*kind, why.clone())),
+        }
+    }
+
+    fn seen_size(&self) -> u64 {
+        self.seen
+            .lock()
+            .unwrap_or_else(PoisonError::into_inner)
+            .as_ref()
+            .map_or(0, |seen| seen.size)
+    }
+
+    fn own(&self, kind: &str, log: LogFacts) -> Draft {
+        let now = self.clock.now();
+        Draft {
+            event: self.ids.uuid_v7(now),
+            kind: own_kind(kind),
+            time: now,
+            log: Some(log),
+            tokens: None,
+            key: None,
+            sealed: None,
+            closes: false,
+        }
+    }
+
+    async fn append_own(&mut self, kind: &str, log: LogFacts) -> Result<()> {
+        self.usable()?;
+        let draft = self.own(kind, log);
+        let recorded = self.recorded.max(self.clock.now());
+        let mut entry = self.place(&draft, recorded);
+        let mut chain = self.chain.clone();
+        chain.append(&mut entry);
+        let made = Self::made(&entry, &draft)?;
+        self.commit(vec![made], None).await?;
+        self.chain = chain;
+        self.recorded = recorded;
+        self.epoch_entries += 1;
+        self.appended = Instant::now();
+        Ok(())
+    }
+
+    async fn close_epoch(&mut self) -> Result<()> {
+        let entries = self.epoch_entries + 1;
+        self.append_own(kinds::EPOCH_CLOSED, LogFacts { entries: Some(entries), ..LogFacts::default() })
+            .await?;
+        // The closing entry is durable; from here on nobody, not even this process, can make an entry of that epoch.
+        self.chain.evolve();
+        self.epoch_entries = 0;
+        self.traffic = 0;
+        self.epoch_started = Instant::now();
+        Ok(())
+    }
+
+    /// The entry of a draft, without its place in the chain.
+    fn place(&self, draft: &Draft, recorded: Timestamp) -> Entry {
+        Entry {
+            content: draft.sealed.as_ref().map(|s| s.content.clone()),
+            epoch: 0,
+            event: draft.event,
+            key: draft.key.as_ref().map(|k| k.key.id),
+            keys: None,
+            kind: draft.kind.clone(),
+            log: draft.log.clone(),
+            mac: Hex([0; 32]),
+            payloads: draft.sealed.as_ref().and_then(|s| s.payloads.clone()),
+            recorded,
+            run: self.chain.run(),
+            seq: 0,
+            time: draft.time,
+            tokens: draft.tokens.as_ref().map(TokenSet::digest),
+            v: FORMAT,
+        }
+    }
+
+    fn made(entry: &Entry, draft: &Draft) -> Result<Made> {
+        let bytes = entry.encode()?;
+        Ok(Made {
+            leaf: leaf_hash(&bytes),
+            entry: bytes,
+            columns: Columns { event: draft.event, kind: draft.kind.clone(), time: draft.time },
+            tokens: draft.tokens.clone(),
+            parts: draft.sealed.as_ref().map(|s| s.parts.clone()),
+            record: None,
+        })
+    }
+
+    /// Commits entries as one batch, all or none, and answers with the index of the first.
+    ///
+    /// This is the one way into the store. `expect_size` is the size that the log must have.
+    async fn commit(&mut self, made: Vec<Made>, expect_size: Option<u64>) -> Result<u64> {
+        let count = made.len() as u64;
+        let made = Arc::new(made);
+        let build = {
+            let made = Arc::clone(&made);
+            let seen = Arc::clone(&self.seen);
+            move |head: &Head| batch(head, &made, &seen, expect_size)
+        };
+        // Dying before this point loses nothing that anyone was told of: the entries are only in memory.
+        let appended = self.store.append(Box::new(build)).await;
+        // Dying from here on: the batch is in the store whole or not at all. A caller without an answer asks by event
+        // id; the next run opens behind whatever is there.
+        let head = match appended {
+            Ok(head) => head,
+            Err(e) if e.kind() == ErrorKind::Unknown => match self.resolve(&made, e).await {
+                Ok(Some(head)) => head,
+                Ok(None) => {
+                    return Err(Error::unavailable("the store didn't take the batch; nothing was written"));
+                }
+                Err(e) => return Err(self.give_up(e)),
+            },
+            Err(e) if is_fatal(e.kind()) => return Err(self.give_up(e)),
+            Err(e) => return Err(e),
+        };
+        // Durable. From here on the records of the data keys count as stored and the head as seen.
+        for key in made.iter().filter_map(|m| m.record.as_ref()) {
+            key.stored.store(true, Ordering::Release);
+        }
+        let first = head.size - count;
+        self.saw(&head);
+        self.grown.send_replace(head.size);
+        Ok(first)
+    }
+
+    fn saw(&self, head: &Head) {
+        *self.seen.lock().unwrap_or_else(PoisonError::into_inner) =
+            Some(Seen { size: head.size, root: head.edge.root() });
+    }
+
+    fn give_up(&mut self, e: Error) -> Error {
+        self.broken = Some((e.kind(), e.to_string()));
+        e
+    }
+
+    /// Finds out whether a batch of unknown outcome is in the log, and waits for as long as that takes: appending
+    /// anything else before would let the same entries be written twice.
+    async fn resolve(&self, made: &[Made], unknown: Error) -> Result<Option<Head>> {
+        let mut pause = Duration::from_millis(50);
+        let attempts = 40;
+        for _ in 0..attempts {
+            match self.look_for(made).await {
+                Ok(found) => return Ok(found),
+                Err(e) if e.kind() == ErrorKind::Unavailable => {
+                    tokio::time::sleep(pause).await;
+                    pause = (pause * 2).min(Duration::from_secs(2));
+                }
+                Err(e) => return Err(e),
+            }
+        }
+        Err(Error::new(
+            ErrorKind::Unknown,
+            "the store was not reachable long enough to learn whether the last batch was written; \
+             this run appends nothing more",
+        )
+        .because(unknown))
+    }
+
+    async fn look_for(&self, made: &[Made]) -> Result<Option<Head>> {
+        let Some(first) = made.first() else { return Ok(None) };
+        let Some(index) = self.store.position(first.columns.event).await? else {
+            return Ok(None);
+        };
+        let end = index + made.len() as u64;
+        let mut at = index;
+        let mut expected = made.iter();
+        while at < end {
+            let rows = self.store.rows(at..end, Parts::Without).await?;
+            if rows.is_empty() {
+                return Err(Error::corrupt("a batch is in the store in part").at(at));
+            }
+            for row in rows {
+                if expected.next().is_none_or(|m| m.entry != row.entry) {
+                    return Err(Error::corrupt("another entry stands where this run's batch was written").at(row.index));
+                }
+                at += 1;
+            }
+        }
+        // Other writers may have gone on since; what this run needs is where its own batch ended.
+        let reader = crate::reader::edge_at(&*self.store, end).await?;
+        Ok(Some(Head { size: end, edge: reader }))
+    }
+}
+
+/// Makes the batch for a head. Called once per attempt, under the store's writer lock where it has one.
+fn batch(
+    head: &Head,
+    made: &[Made],
+    seen: &Mutex<Option<Seen>>,
+    expect_size: Option<u64>,
+) -> Result<Batch> {
+    if head.edge.size() != head.size {
+        return Err(Error::corrupt(format!(
+            "the store's tiles hold {} entries, its head says {}",
+            head.edge.size(),
+            head.size
+        )));
+    }
+    if let Some(seen) = seen.lock().unwrap_or_else(PoisonError::into_inner).as_ref() {
+        let rolled_back = head.size < seen.size || (head.size == seen.size && head.edge.root() != seen.root);
+        if rolled_back {
+            return Err(Error::new(
+                ErrorKind::RolledBack,
+                format!(
+                    "the store holds {} entries with root {}, this run has seen {} with root {}",
+                    head.size,
+                    head.edge.root(),
+                    seen.size,
+                    seen.root
+                ),
+            ));
+        }
+    }
+    if expect_size.is_some_and(|size| size != head.size) {
+        return Err(Error::unavailable("another process opened this log at the same moment"));
+    }
+    let mut edge = head.edge.clone();
+    // What the head's reader may have left in there isn't this batch's.
+    edge.take_changed();
+    let mut rows = Vec::with_capacity(made.len());
+    let mut keys = Vec::new();
+    for (index, one) in (head.size..).zip(made) {
+        edge.push(one.leaf);
+        rows.push(Row {
+            index,
+            entry: one.entry.clone(),
+            columns: one.columns.clone(),
+            tokens: one.tokens.clone(),
+            parts: one.parts.clone(),
+        });
+        keys.extend(one.record.as_ref().map(|key| key.record.clone()));
+    }
+    Ok(Batch { rows, tiles: edge.take_changed(), keys })
+}
