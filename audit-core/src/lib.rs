@@ -16,6 +16,7 @@ pub mod event;
 pub mod hex;
 pub mod keyring;
 mod label;
+pub mod row;
 pub mod seal;
 pub mod secret;
 pub mod signer;

@@ -6,6 +6,8 @@ use std::ops::Range;
 use async_trait::async_trait;
 use audit_tlog::Hash;
 pub use audit_tlog::tile::Tile;
+
+pub use crate::row::{Columns, Parts, Row};
 use audit_tlog::tile::{EdgeTiles, TileId};
 use uuid::Uuid;
 
@@ -13,7 +15,7 @@ use crate::datakey::KeyRecord;
 use crate::error::Result;
 use crate::event::Kind;
 use crate::time::Timestamp;
-use crate::token::{Token, TokenSet};
+use crate::token::Token;
 
 /// The end of the log, as a store knows it.
 #[derive(Debug, Clone)]
@@ -35,42 +37,6 @@ impl Head {
     }
 }
 
-/// What is stored beside an entry's bytes so that it can be found; each value repeats what the entry says.
-#[derive(Debug, Clone, PartialEq, Eq)]
-pub struct Columns {
-    /// The event's id; unique in the log.
-    pub event: Uuid,
-    /// The event's kind.
-    pub kind: Kind,
-    /// The caller's time.
-    pub time: Timestamp,
-}
-
-/// One entry with all that is stored for it.
-#[derive(Clone, PartialEq, Eq)]
-pub struct Row {
-    /// The leaf index.
-    pub index: u64,
-    /// The canonical entry.
-    pub entry: Vec<u8>,
-    /// By which it is found.
-    pub columns: Columns,
-    /// Its tokens and their salt; `None` if it has none, or they were erased.
-    pub tokens: Option<TokenSet>,
-    /// The stored content part and payload parts, one behind the other (the entry has their lengths);
-    /// `None` if it has none, they were erased, or they were not asked for.
-    pub parts: Option<Vec<u8>>,
-}
-
-impl fmt::Debug for Row {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.debug_struct("Row")
-            .field("index", &self.index)
-            .field("columns", &self.columns)
-            .finish_non_exhaustive()
-    }
-}
-
 /// What one call of [`Store::append`] commits: all of it or nothing.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Batch {
@@ -84,16 +50,6 @@ pub struct Batch {
 
 /// Makes a batch for the current head; called once per attempt, under the store's writer lock where it has one.
 pub type Build = Box<dyn FnMut(&Head) -> Result<Batch> + Send>;
-
-/// Which parts of rows to read.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-#[expect(clippy::exhaustive_enums, reason = "with or without")]
-pub enum Parts {
-    /// Entries, columns and tokens.
-    Without,
-    /// The stored parts too.
-    With,
-}
 
 /// Which entries to find. All conditions hold together.
 #[derive(Debug, Clone, PartialEq, Eq)]
