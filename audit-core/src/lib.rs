@@ -13,6 +13,7 @@ pub mod datakey;
 pub mod entry;
 mod error;
 pub mod event;
+mod event_json;
 pub mod hex;
 pub mod keyring;
 mod label;
@@ -31,4 +32,5 @@ pub mod token;
 
 pub use entry::Entry;
 pub use error::{Error, ErrorKind, Result};
+pub use event_json::EVENT_JSON_BYTES_MAX;
 pub use event::{Event, Kind, Payload};

@@ -132,16 +132,23 @@ impl FieldTree {
     }
 }
 
-/// One event, sealed: everything of its entry that doesn't depend on the writer run, and what is stored beside it.
+/// The content and payloads of one event, sealed.
 #[derive(Debug, Clone)]
-pub(crate) struct SealedParts {
-    pub(crate) content: ContentPart,
-    pub(crate) payloads: Option<Vec<PayloadPart>>,
-    pub(crate) parts: Vec<u8>,
+pub struct SealedParts {
+    /// The entry's commitment to the content.
+    pub content: ContentPart,
+    /// The entry's commitments to the payloads.
+    pub payloads: Option<Vec<PayloadPart>>,
+    /// The stored content part and payload parts, one behind the other.
+    pub parts: Vec<u8>,
 }
 
 /// Seals the content and payloads of an event; `None` if it has neither.
-pub(crate) fn seal(
+///
+/// # Errors
+///
+/// [`ErrorKind::Invalid`](crate::ErrorKind::Invalid) for content beyond [`CONTENT_BYTES_MAX`].
+pub fn seal(
     event: &Event,
     origin: &str,
     key: &DataKey,

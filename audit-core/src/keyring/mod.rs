@@ -12,6 +12,14 @@
 //! # Ok::<(), audit_core::Error>(())
 //! ```
 
+mod auditor;
+mod envelope;
+mod file;
+mod passphrase;
+mod service;
+mod stored;
+mod uri;
+
 use std::fmt;
 use std::sync::Arc;
 
@@ -27,6 +35,15 @@ use crate::secret::SecretKey;
 use crate::signer::{PublisherNoteSigner, Signer, SoftwareSigner};
 use crate::time::IdSource;
 use crate::token::IndexKey;
+
+pub use auditor::{AUDITOR_FILE_BYTES_MAX, AuditorKeyFile};
+pub use envelope::{KdfCost, Protection};
+pub use passphrase::{
+    EnvironmentPassphrase, PASSPHRASE_BYTES_MAX, PASSPHRASE_BYTES_MIN, PASSPHRASE_CREDENTIAL,
+    PASSPHRASE_FILE_VARIABLE, Passphrase, PassphraseSource,
+};
+pub use stored::RING_BYTES_MAX;
+pub use uri::KeyUri;
 
 /// Generations of the key-encryption key that one ring may hold, so that its file keeps below its size limit.
 pub const GENERATIONS_MAX: usize = 256;

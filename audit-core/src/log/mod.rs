@@ -89,6 +89,29 @@ pub struct Receipt {
     log: Arc<Shared>,
 }
 
+/// An event that was handed in and isn't acknowledged yet.
+#[derive(Debug)]
+pub struct Pending {
+    event: Uuid,
+    answer: oneshot::Receiver<Result<(u64, Digest)>>,
+    log: Arc<Shared>,
+}
+
+impl Pending {
+    /// Waits until the event would survive a power cut.
+    ///
+    /// # Errors
+    ///
+    /// As [`Log::append`].
+    pub async fn durable(self) -> Result<Receipt> {
+        let (index, leaf_hash) = self
+            .answer
+            .await
+            .map_err(|e| Error::unavailable("the log is closed").because(e))??;
+        Ok(Receipt { event: self.event, index, leaf_hash, log: self.log })
+    }
+}
+
 impl Receipt {
     /// Waits for the next checkpoint that commits to the event, and proves the event under it.
     ///
@@ -262,6 +285,16 @@ impl Log {
     /// [`ErrorKind::Unavailable`]: nothing was written.
     /// [`ErrorKind::RolledBack`], [`ErrorKind::Corrupt`]: the store can't be trusted; nothing more is appended.
     pub async fn append(&self, event: Event) -> Result<Receipt> {
+        self.submit(event).await?.durable().await
+    }
+
+    /// Hands an event in and returns before it is durable. Events that one caller hands in one after the other are
+    /// appended in that order.
+    ///
+    /// # Errors
+    ///
+    /// [`ErrorKind::Invalid`]: the event breaks a rule. [`ErrorKind::Unavailable`]: the log is closed.
+    pub async fn submit(&self, event: Event) -> Result<Pending> {
         if kinds::ALL.contains(&event.kind.as_str()) {
             return Err(Error::invalid(format!("kind {} is written by the log itself", event.kind)));
         }
@@ -278,13 +311,11 @@ impl Log {
             self.shared.draft(&event)?
         };
         let (reply, answer) = oneshot::channel();
-        let closed = || Error::unavailable("the log is closed");
         self.jobs
             .send(Job { draft: Box::new(draft), reply })
             .await
-            .map_err(|e| closed().because(e.to_string()))?;
-        let (index, leaf_hash) = answer.await.map_err(|e| closed().because(e))??;
-        Ok(Receipt { event: id, index, leaf_hash, log: Arc::clone(&self.shared) })
+            .map_err(|e| Error::unavailable("the log is closed").because(e.to_string()))?;
+        Ok(Pending { event: id, answer, log: Arc::clone(&self.shared) })
     }
 
     /// Ends the run: waits for what was handed in, writes the closing entry and publishes.

@@ -174,8 +174,9 @@ pub(super) struct Handle {
 impl Handle {
     /// Publishes what isn't yet, and ends.
     pub(super) async fn finish(self) -> Result<()> {
-        // An error means that it has ended already; its result says how.
-        drop(self.stop.send(()));
+        if self.stop.send(()).is_err() {
+            // It has ended already; its result says how.
+        }
         self.task
             .await
             .map_err(|e| Error::unavailable("the publisher was stopped").because(e))
