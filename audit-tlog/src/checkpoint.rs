@@ -206,3 +206,189 @@ impl core::error::Error for CheckpointError {
         }
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::hash::leaf_hash;
+    use crate::note::Ed25519Signer;
+
+    const ORIGIN: &str = "example.com/log";
+
+    fn checkpoint() -> Checkpoint {
+        Checkpoint {
+            origin: ORIGIN.to_owned(),
+            size: 42,
+            root: leaf_hash(b"42"),
+            extensions: vec![],
+        }
+    }
+
+    fn signer(seed: u8) -> Ed25519Signer {
+        Ed25519Signer::from_seed(ORIGIN, &[seed; 32]).unwrap()
+    }
+
+    #[test]
+    fn a_checkpoint_is_read_as_written() {
+        let empty = Checkpoint {
+            size: 0,
+            root: empty_root(),
+            ..checkpoint()
+        };
+        let largest = Checkpoint {
+            size: u64::MAX,
+            ..checkpoint()
+        };
+        let extended = Checkpoint {
+            extensions: vec!["one".to_owned(), "— two".to_owned()],
+            ..checkpoint()
+        };
+        for checkpoint in [checkpoint(), empty, largest, extended] {
+            assert_eq!(
+                Checkpoint::parse(&checkpoint.to_text()).unwrap(),
+                checkpoint
+            );
+            let signed = sign(&checkpoint, &[&signer(1)]).unwrap();
+            let (opened, note) = open(signed.as_bytes(), ORIGIN, signer(1).verifier_key()).unwrap();
+            assert_eq!(*opened, checkpoint);
+            assert_eq!(note.to_string(), signed);
+        }
+    }
+
+    #[test]
+    fn malformed_texts_are_refused() {
+        let root = leaf_hash(b"42").to_base64();
+        let refused = |text: &str| Checkpoint::parse(text).unwrap_err();
+        assert!(matches!(refused(""), CheckpointError::Newline));
+        assert!(matches!(refused("\n"), CheckpointError::Lines { found: 1 }));
+        assert!(matches!(
+            refused("log\n1\n"),
+            CheckpointError::Lines { found: 2 }
+        ));
+        assert!(matches!(
+            refused(&format!("\n1\n{root}\n")),
+            CheckpointError::EmptyLine { number: 1 }
+        ));
+        assert!(matches!(
+            refused(&format!("log\n1\n{root}")),
+            CheckpointError::Newline
+        ));
+        assert!(matches!(
+            refused(&format!("log\n1\n{root}\n\n")),
+            CheckpointError::EmptyLine { number: 4 }
+        ));
+        assert!(matches!(
+            refused(&format!("log\n1\n{root}\na\tb\n")),
+            CheckpointError::Control
+        ));
+        for size in [
+            "01",
+            "00",
+            "+1",
+            "-1",
+            " 1",
+            "1 ",
+            "1.0",
+            "0x1",
+            "18446744073709551616",
+        ] {
+            assert!(
+                matches!(
+                    refused(&format!("log\n{size}\n{root}\n")),
+                    CheckpointError::Size { .. }
+                ),
+                "{size}"
+            );
+        }
+        for root in [
+            &root.replace('=', ""),
+            "AQ==",
+            "?",
+            &format!(" {root}"),
+            &format!("{root} "),
+        ] {
+            assert!(
+                matches!(
+                    refused(&format!("log\n1\n{root}\n")),
+                    CheckpointError::Root(_)
+                ),
+                "{root}"
+            );
+        }
+        assert!(matches!(
+            refused(&format!("log\n0\n{root}\n")),
+            CheckpointError::EmptyTree { .. }
+        ));
+        let long = format!("log\n1\n{root}\n{}\n", "x".repeat(NOTE_LEN_MAX));
+        assert!(matches!(refused(&long), CheckpointError::Length { .. }));
+    }
+
+    #[test]
+    fn another_key_or_log_is_refused() {
+        let signed = sign(&checkpoint(), &[&signer(1)]).unwrap();
+        let error = open(signed.as_bytes(), ORIGIN, signer(2).verifier_key()).unwrap_err();
+        assert!(matches!(error, CheckpointError::Note(NoteError::Unsigned)));
+        let error = open(
+            signed.as_bytes(),
+            "example.com/other",
+            signer(1).verifier_key(),
+        )
+        .unwrap_err();
+        assert!(matches!(error, CheckpointError::Origin { found, .. } if found == ORIGIN));
+        let edited = signed.replace("\n42\n", "\n41\n");
+        let error = open(edited.as_bytes(), ORIGIN, signer(1).verifier_key()).unwrap_err();
+        assert!(matches!(
+            error,
+            CheckpointError::Note(NoteError::Signature { .. })
+        ));
+        // The key of a witness doesn't make a log's checkpoint.
+        let witness =
+            VerifierKey::cosignature_v1(ORIGIN, signer(1).verifier_key().public_key()).unwrap();
+        let error = open(signed.as_bytes(), ORIGIN, &witness).unwrap_err();
+        assert!(matches!(
+            error,
+            CheckpointError::Note(NoteError::Algorithm { .. })
+        ));
+        // A note that the log's key signed, but no checkpoint.
+        let note = Note::sign("hello\n", &[&signer(1)]).unwrap().to_string();
+        let error = open(note.as_bytes(), ORIGIN, signer(1).verifier_key()).unwrap_err();
+        assert!(matches!(error, CheckpointError::Lines { found: 1 }));
+    }
+
+    #[test]
+    fn fields_that_would_be_read_back_as_others_are_not_signed() {
+        let origin = format!("log\n7\n{}", leaf_hash(b"7").to_base64());
+        let hidden = Checkpoint {
+            origin,
+            ..checkpoint()
+        };
+        assert!(matches!(
+            sign(&hidden, &[&signer(1)]),
+            Err(CheckpointError::Ambiguous)
+        ));
+        let extended = Checkpoint {
+            extensions: vec!["a\nb".to_owned()],
+            ..checkpoint()
+        };
+        assert!(matches!(
+            sign(&extended, &[&signer(1)]),
+            Err(CheckpointError::Ambiguous)
+        ));
+        let empty = Checkpoint {
+            extensions: vec![String::new()],
+            ..checkpoint()
+        };
+        assert!(matches!(
+            sign(&empty, &[&signer(1)]),
+            Err(CheckpointError::EmptyLine { number: 4 })
+        ));
+        let nameless = Checkpoint {
+            origin: String::new(),
+            ..checkpoint()
+        };
+        assert!(matches!(
+            sign(&nameless, &[&signer(1)]),
+            Err(CheckpointError::EmptyLine { number: 1 })
+        ));
+    }
+}

@@ -139,3 +139,133 @@ impl core::error::Error for CosignatureError {
         }
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::checkpoint;
+    use crate::hash::leaf_hash;
+    use crate::note::Ed25519Signer;
+
+    fn note() -> Note {
+        let log = Ed25519Signer::from_seed("log", &[1; 32]).unwrap();
+        let checkpoint = Checkpoint {
+            origin: "log".to_owned(),
+            size: 42,
+            root: leaf_hash(b"42"),
+            extensions: vec![],
+        };
+        Note::parse(checkpoint::sign(&checkpoint, &[&log]).unwrap().as_bytes()).unwrap()
+    }
+
+    fn witness() -> Ed25519Signer {
+        Ed25519Signer::cosigner_from_seed("witness", &[2; 32]).unwrap()
+    }
+
+    #[test]
+    fn a_cosignature_verifies_with_its_timestamp() {
+        for timestamp in [0, 1_679_315_147, TIMESTAMP_MAX] {
+            let mut note = note();
+            note.signatures
+                .push(sign(&note.text, timestamp, &witness()).unwrap());
+            let note = Note::parse(note.to_string().as_bytes()).unwrap();
+            let cosignature = verify(&note, witness().verifier_key()).unwrap();
+            assert_eq!(cosignature.timestamp, timestamp);
+            assert_eq!(
+                note.verify(&[witness().verifier_key().clone()])
+                    .unwrap()
+                    .len(),
+                1
+            );
+        }
+    }
+
+    #[test]
+    fn of_several_cosignatures_the_latest_counts_and_each_must_verify() {
+        let mut note = note();
+        for timestamp in [5, 9, 7] {
+            note.signatures
+                .push(sign(&note.text, timestamp, &witness()).unwrap());
+        }
+        assert_eq!(
+            verify(&note, witness().verifier_key()).unwrap().timestamp,
+            9
+        );
+        // Byte 7 is the last of the timestamp.
+        for byte in [0, 7, 8, 71] {
+            let mut forged = note.clone();
+            forged.signatures[3].signature[byte] ^= 1;
+            let error = verify(&forged, witness().verifier_key()).unwrap_err();
+            assert!(
+                matches!(error, CosignatureError::Note(NoteError::Signature { .. })),
+                "byte {byte}: {error}"
+            );
+        }
+        for length in [1, 7, 8, 64, 71, 73] {
+            let mut forged = note.clone();
+            forged.signatures[1].signature.resize(length, 0);
+            let error = verify(&forged, witness().verifier_key()).unwrap_err();
+            assert!(
+                matches!(error, CosignatureError::Note(NoteError::Signature { .. })),
+                "length {length}"
+            );
+        }
+    }
+
+    #[test]
+    fn what_is_no_cosignature_is_refused() {
+        let error = verify(&note(), witness().verifier_key()).unwrap_err();
+        assert!(matches!(error, CosignatureError::Note(NoteError::Unsigned)));
+        let log = Ed25519Signer::from_seed("log", &[1; 32]).unwrap();
+        let error = verify(&note(), log.verifier_key()).unwrap_err();
+        assert!(matches!(
+            error,
+            CosignatureError::Note(NoteError::Algorithm { .. })
+        ));
+        // A plain signature by the witness's key is no statement about a time.
+        let mut plain = note();
+        let key = witness();
+        plain.signatures.push(NoteSignature {
+            name: "witness".to_owned(),
+            key_id: key.verifier_key().key_id(),
+            signature: key.sign(plain.text.as_bytes()).unwrap().to_vec(),
+        });
+        let error = verify(&plain, key.verifier_key()).unwrap_err();
+        assert!(matches!(
+            error,
+            CosignatureError::Note(NoteError::Signature { .. })
+        ));
+        let timestamp = TIMESTAMP_MAX + 1;
+        let error = sign(&note().text, timestamp, &witness()).unwrap_err();
+        assert!(matches!(error, CosignatureError::Timestamp { .. }));
+        assert!(matches!(
+            sign("hello\n", 1, &witness()),
+            Err(CosignatureError::Checkpoint(_))
+        ));
+        assert!(matches!(
+            sign(&note().text, 1, &log),
+            Err(CosignatureError::Note(NoteError::Algorithm { .. }))
+        ));
+    }
+
+    /// A timestamp above 2^63 − 1 is refused although the signature over it is good.
+    #[test]
+    fn a_signed_timestamp_out_of_range_is_refused() {
+        let mut note = note();
+        let key = witness();
+        let timestamp = TIMESTAMP_MAX + 1;
+        let mut signature = timestamp.to_be_bytes().to_vec();
+        signature.extend_from_slice(&key.sign(message(&note.text, timestamp).as_bytes()).unwrap());
+        let key_id = key.verifier_key().key_id();
+        note.signatures.push(NoteSignature {
+            name: "witness".to_owned(),
+            key_id,
+            signature,
+        });
+        let error = verify(&note, key.verifier_key()).unwrap_err();
+        assert!(matches!(
+            error,
+            CosignatureError::Note(NoteError::Signature { .. })
+        ));
+    }
+}

@@ -103,7 +103,7 @@ impl fmt::Debug for Hash {
     }
 }
 
-/// Why a [`Hash`] could not be read.
+/// Why a hash could not be read.
 #[derive(Debug, Clone, PartialEq, Eq)]
 #[non_exhaustive]
 pub enum HashError {

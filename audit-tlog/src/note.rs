@@ -393,6 +393,9 @@ impl Note {
         }
         // The text may have empty lines: the last one separates.
         let (text, lines) = note.rsplit_once("\n\n").ok_or(NoteError::Separator)?;
+        if lines.is_empty() {
+            return Err(NoteError::Signatures { found: 0 });
+        }
         let lines = lines.strip_suffix('\n').ok_or(NoteError::Newline)?;
         let found = lines.bytes().filter(|byte| *byte == b'\n').count() + 1;
         if found > SIGNATURES_MAX {
@@ -698,4 +701,344 @@ fn key_id(name: &str, algorithm: Algorithm, public_key: &[u8; 32]) -> u32 {
         .finalize()
         .into();
     u32::from_be_bytes([hash[0], hash[1], hash[2], hash[3]])
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    const TEXT: &str = "a text\n\nwith an empty line\n";
+
+    fn signer(name: &str, seed: u8) -> Ed25519Signer {
+        Ed25519Signer::from_seed(name, &[seed; 32]).unwrap()
+    }
+
+    fn signed() -> (Note, Ed25519Signer, Ed25519Signer) {
+        let (one, two) = (signer("one", 1), signer("two", 2));
+        (Note::sign(TEXT, &[&one, &two]).unwrap(), one, two)
+    }
+
+    fn names(keys: Result<Vec<VerifierKey>, NoteError>) -> Vec<String> {
+        keys.unwrap()
+            .iter()
+            .map(|key| key.name().to_owned())
+            .collect()
+    }
+
+    #[test]
+    fn a_note_is_read_as_written_and_verifies() {
+        let (note, one, two) = signed();
+        let read = Note::parse(note.to_string().as_bytes()).unwrap();
+        assert_eq!(read, note);
+        assert_eq!(read.text, TEXT);
+        let keys = [two.verifier_key().clone(), one.verifier_key().clone()];
+        assert_eq!(
+            names(note.verify(&keys)),
+            ["one", "two"],
+            "in the order of the lines"
+        );
+        assert_eq!(
+            names(note.verify(&keys[..1])),
+            ["two"],
+            "unknown keys are passed over"
+        );
+        // The same key twice in a policy is no contradiction.
+        assert_eq!(
+            names(note.verify(&[keys[0].clone(), keys[0].clone()])),
+            ["two"]
+        );
+    }
+
+    #[test]
+    fn a_note_without_a_signature_of_a_known_key_is_refused() {
+        let (note, one, _) = signed();
+        assert!(matches!(note.verify(&[]), Err(NoteError::Unsigned)));
+        let stranger = signer("three", 3).verifier_key().clone();
+        assert!(matches!(note.verify(&[stranger]), Err(NoteError::Unsigned)));
+        // Same name, another key: the key id differs. Same key, another name: so does the name.
+        let namesake = signer("one", 9).verifier_key().clone();
+        let renamed = signer("uno", 1).verifier_key().clone();
+        assert!(matches!(
+            note.verify(&[namesake, renamed]),
+            Err(NoteError::Unsigned)
+        ));
+        // The same key for another algorithm has another key id.
+        let cosigner = VerifierKey::cosignature_v1("one", one.verifier_key().public_key()).unwrap();
+        assert!(matches!(note.verify(&[cosigner]), Err(NoteError::Unsigned)));
+    }
+
+    #[test]
+    fn one_bad_signature_of_a_known_key_spoils_the_note() {
+        let (note, one, two) = signed();
+        let keys = [one.verifier_key().clone(), two.verifier_key().clone()];
+        for bit in [0, 255, 256, 511] {
+            let mut forged = note.clone();
+            forged.signatures[1].signature[bit / 8] ^= 1 << (bit % 8);
+            assert!(
+                matches!(forged.verify(&keys), Err(NoteError::Signature { name, .. }) if name == "two")
+            );
+            assert_eq!(
+                names(forged.verify(&keys[..1])),
+                ["one"],
+                "it is unknown to this verifier"
+            );
+            // A good signature before or behind doesn't help.
+            let mut twice = note.clone();
+            twice.signatures.push(forged.signatures[1].clone());
+            assert!(matches!(
+                twice.verify(&keys),
+                Err(NoteError::Signature { .. })
+            ));
+        }
+        for length in [1, 63, 65] {
+            let mut forged = note.clone();
+            forged.signatures[0].signature.resize(length, 0);
+            assert!(matches!(
+                forged.verify(&keys),
+                Err(NoteError::Signature { .. })
+            ));
+        }
+        let mut edited = note;
+        edited.text.insert(0, ' ');
+        assert!(
+            matches!(edited.verify(&keys), Err(NoteError::Signature { name, .. }) if name == "one")
+        );
+    }
+
+    #[test]
+    fn a_key_that_signed_twice_counts_once() {
+        let (note, one, _) = signed();
+        let mut twice = note.clone();
+        twice.signatures.push(note.signatures[0].clone());
+        assert_eq!(names(twice.verify(&[one.verifier_key().clone()])), ["one"]);
+    }
+
+    #[test]
+    fn two_keys_that_share_name_and_key_id_are_refused() {
+        let (note, one, two) = signed();
+        let mut collision = two.verifier_key().clone();
+        collision.name = one.verifier_key().name.clone();
+        collision.key_id = one.verifier_key().key_id;
+        let keys = [one.verifier_key().clone(), collision];
+        assert!(
+            matches!(note.verify(&keys), Err(NoteError::AmbiguousKey { name, .. }) if name == "one")
+        );
+    }
+
+    #[test]
+    fn malformed_notes_are_refused() {
+        let note = signed().0.to_string();
+        let (text, lines) = note.rsplit_once("\n\n").unwrap();
+        let first = lines.lines().next().unwrap();
+        let refused = |note: &str| Note::parse(note.as_bytes()).unwrap_err();
+        assert!(matches!(refused(""), NoteError::Separator));
+        assert!(matches!(
+            refused(&note.replace("\n\n", "\n")),
+            NoteError::Separator
+        ));
+        assert!(matches!(
+            refused(&format!("{text}\n\n")),
+            NoteError::Signatures { found: 0 }
+        ));
+        assert!(matches!(refused(note.trim_end()), NoteError::Newline));
+        assert!(matches!(
+            refused(&note.replace('\n', "\r\n")),
+            NoteError::Control
+        ));
+        assert!(matches!(refused(&format!("\t{note}")), NoteError::Control));
+        assert!(matches!(Note::parse(b"\xff\n\n"), Err(NoteError::Utf8)));
+        for line in [
+            "a line",
+            "",
+            "- one AQIDBAU=",
+            "—one AQIDBAU=",
+            "—  AQIDBAU=",
+            "— one",
+            "— one ",
+            "— o+ne AQIDBAU=",
+            "— o\u{2003}ne AQIDBAU=",
+            "— one  AQIDBAU=",
+            "— one AQIDBAU= ",
+            "— one AQIDBAU",
+            "— one AQIDBAV=",
+            // Four bytes are a key id and no signature.
+            "— one AQIDBA==",
+        ] {
+            let error = refused(&format!("{text}\n\n{first}\n{line}\n"));
+            if line.is_empty() {
+                assert!(
+                    matches!(error, NoteError::Signatures { found: 0 }),
+                    "{error}"
+                );
+            } else {
+                assert!(
+                    matches!(error, NoteError::SignatureLine { number: 2 }),
+                    "{line:?}: {error}"
+                );
+            }
+        }
+        let many = |count| format!("{text}\n\n{}", format!("{first}\n").repeat(count));
+        assert_eq!(
+            Note::parse(many(100).as_bytes()).unwrap().signatures.len(),
+            100
+        );
+        assert!(matches!(
+            refused(&many(101)),
+            NoteError::Signatures { found: 101 }
+        ));
+        let long = format!("{}{note}", "x".repeat(NOTE_LEN_MAX));
+        assert!(matches!(refused(&long), NoteError::Length { found } if found == long.len()));
+    }
+
+    #[test]
+    fn what_cannot_be_a_note_is_not_signed() {
+        struct Refuses(Ed25519Signer);
+        impl NoteSigner for Refuses {
+            fn verifier_key(&self) -> &VerifierKey {
+                self.0.verifier_key()
+            }
+            fn sign(&self, _: &[u8]) -> Result<[u8; 64], SignError> {
+                Err(SignError::new("the card is gone").with_source("no slot"))
+            }
+        }
+        struct Faulty(Ed25519Signer);
+        impl NoteSigner for Faulty {
+            fn verifier_key(&self) -> &VerifierKey {
+                self.0.verifier_key()
+            }
+            fn sign(&self, message: &[u8]) -> Result<[u8; 64], SignError> {
+                let mut signature = self.0.sign(message)?;
+                signature[40] ^= 1;
+                Ok(signature)
+            }
+        }
+        let one = signer("one", 1);
+        assert!(matches!(
+            Note::sign("text", &[&one]),
+            Err(NoteError::Newline)
+        ));
+        assert!(matches!(
+            Note::sign("te\rxt\n", &[&one]),
+            Err(NoteError::Control)
+        ));
+        assert!(matches!(
+            Note::sign("text\n", &[]),
+            Err(NoteError::Signatures { found: 0 })
+        ));
+        let many: Vec<&dyn NoteSigner> = vec![&one; 101];
+        assert!(matches!(
+            Note::sign("text\n", &many),
+            Err(NoteError::Signatures { found: 101 })
+        ));
+        let long = format!("{}\n", "x".repeat(NOTE_LEN_MAX));
+        assert!(matches!(
+            Note::sign(&long, &[&one]),
+            Err(NoteError::Length { .. })
+        ));
+        let cosigner = Ed25519Signer::cosigner_from_seed("w", &[1; 32]).unwrap();
+        assert!(matches!(
+            Note::sign("text\n", &[&cosigner]),
+            Err(NoteError::Algorithm { .. })
+        ));
+        let error = Note::sign("text\n", &[&Refuses(signer("one", 1))]).unwrap_err();
+        let source = core::error::Error::source(&error).unwrap();
+        assert_eq!(source.to_string(), "the card is gone");
+        assert_eq!(source.source().unwrap().to_string(), "no slot");
+        // A wrong signature never leaves the process.
+        let error = Note::sign("text\n", &[&Faulty(signer("one", 1))]);
+        assert!(matches!(error, Err(NoteError::Signature { .. })));
+    }
+
+    #[test]
+    fn a_verifier_key_is_read_as_written_and_no_other_way() {
+        for key in [
+            signer("example.com/log", 1).key,
+            Ed25519Signer::cosigner_from_seed("w", &[2; 32])
+                .unwrap()
+                .key,
+        ] {
+            let vkey = key.to_string();
+            assert_eq!(vkey.parse::<VerifierKey>().unwrap(), key);
+            let (head, encoded) = vkey.rsplit_once('+').unwrap_or_else(|| panic!("{vkey}"));
+            for other in [
+                String::new(),
+                "name".to_owned(),
+                head.to_owned(),
+                format!("{vkey} "),
+                format!(" {vkey}"),
+                format!("{vkey}AA=="),
+                format!("x{vkey}"),
+                format!("{head}+"),
+                format!("{}+{encoded}", head.to_uppercase()),
+                vkey.replace('+', "+ "),
+            ] {
+                assert!(other.parse::<VerifierKey>().is_err(), "{other:?}");
+            }
+        }
+    }
+
+    #[test]
+    fn names_that_blur_a_line_are_refused() {
+        let long = "x".repeat(NAME_LEN_MAX + 1);
+        for name in [
+            "",
+            " ",
+            "a b",
+            "a+b",
+            "a\nb",
+            "a\u{a0}b",
+            "a\u{3000}b",
+            "a\u{2028}b",
+            "a\u{0}b",
+            &long,
+        ] {
+            let error = Ed25519Signer::from_seed(name, &[1; 32]).unwrap_err();
+            assert!(
+                matches!(error, NoteError::KeyName { .. }),
+                "{name:?}: {error}"
+            );
+        }
+        assert!(
+            Ed25519Signer::from_seed("é—名", &[1; 32]).is_ok(),
+            "any other character may be in a name"
+        );
+    }
+
+    #[test]
+    fn public_keys_that_are_no_or_weak_points_are_refused() {
+        let mut one = [0; 32];
+        one[0] = 1;
+        // The neutral point; with the sign of zero set; y = p + 1, its other encoding.
+        let mut negative_zero = one;
+        negative_zero[31] = 0x80;
+        let mut above_p = [0xff; 32];
+        (above_p[0], above_p[31]) = (0xee, 0x7f);
+        // y = p + 3 is a point of large order in a non-canonical encoding.
+        let mut large_order = above_p;
+        large_order[0] = 0xf0;
+        let mut off_curve = [0; 32];
+        off_curve[0] = 2;
+        for (key, reason) in [
+            (one, "small order"),
+            (negative_zero, "canonical"),
+            (above_p, "canonical"),
+            (large_order, "canonical"),
+            (off_curve, "curve"),
+        ] {
+            let error = VerifierKey::ed25519("name", key).unwrap_err();
+            assert!(
+                matches!(error, NoteError::PublicKey { reason: found, .. } if found.contains(reason)),
+                "{error}"
+            );
+        }
+    }
+
+    #[test]
+    fn a_signer_does_not_show_its_secret() {
+        let shown = format!("{:?}", signer("one", 0x5a));
+        assert!(
+            shown.contains("redacted") && !shown.contains("90, 90") && !shown.contains("5a5a"),
+            "{shown}"
+        );
+    }
 }

@@ -71,6 +71,9 @@ pub fn subtree_consistency_proof<R: TileReader>(
 }
 
 /// Verifies that the leaf hash stands at `index` in the tree of `size` leaves with root hash `root` (RFC 9162 §2.1.3.2).
+///
+/// Size and root hash belong together and come from one verified checkpoint: a root hash alone doesn't fix the size, and
+/// the same proof can lead to it with another.
 pub fn verify_inclusion(
     leaf: &Hash,
     index: u64,
@@ -616,13 +619,15 @@ fn check_subtree(start: u64, end: u64) -> Result<(), ProofError> {
 mod tests {
     use super::*;
     use crate::hash::{leaf_hash, root_of};
-    use crate::tile::{EdgeTiles, TileMap, TileMissing, TILE_WIDTH};
+    use crate::tile::{EdgeTiles, TILE_WIDTH, TileMap, TileMissing};
 
     const SIZES: u64 = 100;
 
     /// The tiles of a tree and its leaves. Each leaf hash differs, so no two nodes are alike.
     fn tree(size: u64) -> (TileMap, Vec<Hash>) {
-        let leaves: Vec<Hash> = (0..size).map(|leaf| leaf_hash(&leaf.to_be_bytes())).collect();
+        let leaves: Vec<Hash> = (0..size)
+            .map(|leaf| leaf_hash(&leaf.to_be_bytes()))
+            .collect();
         let mut edge = EdgeTiles::new();
         for leaf in &leaves {
             edge.push(*leaf);
@@ -675,10 +680,18 @@ mod tests {
             assert_eq!(root_from_tiles(size, &tiles), Ok(root), "size {size}");
             for (index, leaf) in (0_u64..).zip(leaves) {
                 let proof = inclusion_proof(index, size, &tiles).unwrap();
-                assert_eq!(proof, reference_inclusion(usize::try_from(index).unwrap(), leaves), "{index} of {size}");
+                assert_eq!(
+                    proof,
+                    reference_inclusion(usize::try_from(index).unwrap(), leaves),
+                    "{index} of {size}"
+                );
                 for other in 0..size + 2 {
                     let verdict = verify_inclusion(leaf, other, size, &proof, &root);
-                    assert_eq!(verdict.is_ok(), other == index, "{index} of {size} as {other}: {verdict:?}");
+                    assert_eq!(
+                        verdict.is_ok(),
+                        other == index,
+                        "{index} of {size} as {other}: {verdict:?}"
+                    );
                 }
             }
         }
@@ -694,15 +707,28 @@ mod tests {
                 let old_root = root_of(prefix(&leaves, old_size));
                 let proof = consistency_proof(old_size, new_size, &tiles).unwrap();
                 if old_size > 0 {
-                    assert_eq!(proof, reference_consistency(usize::try_from(old_size).unwrap(), new, true));
+                    assert_eq!(
+                        proof,
+                        reference_consistency(usize::try_from(old_size).unwrap(), new, true)
+                    );
                 }
-                assert_eq!(verify_consistency(old_size, new_size, &old_root, &new_root, &proof), Ok(()));
+                assert_eq!(
+                    verify_consistency(old_size, new_size, &old_root, &new_root, &proof),
+                    Ok(())
+                );
                 let other = leaf_hash(b"other");
                 let verdict = verify_consistency(old_size, new_size, &other, &new_root, &proof);
-                assert!(verdict.is_err(), "{old_size} to {new_size} with a wrong old root");
+                assert!(
+                    verdict.is_err(),
+                    "{old_size} to {new_size} with a wrong old root"
+                );
                 // The empty tree is a prefix of every tree, so its proof says nothing of the new root.
                 let verdict = verify_consistency(old_size, new_size, &old_root, &other, &proof);
-                assert_eq!(verdict.is_ok(), old_size == 0 && new_size > 0, "{old_size} to {new_size}: {verdict:?}");
+                assert_eq!(
+                    verdict.is_ok(),
+                    old_size == 0 && new_size > 0,
+                    "{old_size} to {new_size}: {verdict:?}"
+                );
             }
         }
     }
@@ -721,12 +747,15 @@ mod tests {
         for old_size in [1, 255, 256, 257, 65_535, 65_536, 65_537, 69_999, 70_000] {
             let proof = consistency_proof(old_size, size, &tiles).unwrap();
             let old_root = root_of(prefix(&leaves, old_size));
-            assert_eq!(verify_consistency(old_size, size, &old_root, &root, &proof), Ok(()));
+            assert_eq!(
+                verify_consistency(old_size, size, &old_root, &root, &proof),
+                Ok(())
+            );
         }
     }
 
     #[test]
-    fn exactly_the_tiles_announced_are_read_and_each_is_needed() {
+    fn exactly_the_tiles_announced_are_read() {
         struct Recorder<'a>(&'a TileMap, std::cell::RefCell<Vec<TileId>>);
         impl TileReader for Recorder<'_> {
             type Error = TileMissing;
@@ -742,16 +771,24 @@ mod tests {
             recorder.1.into_inner()
         };
         for size in [1, 2, 255, 256, 257, 300, 65_535, 65_536, 65_537, 70_000] {
-            let root = reads(&|reader| drop(root_from_tiles(size, reader).unwrap()));
+            let root = reads(&|reader| {
+                root_from_tiles(size, reader).unwrap();
+            });
             assert_eq!(root, root_tiles(size).unwrap());
             for position in [0, 1, size / 2, size - 1] {
                 let index = position.min(size - 1);
-                let inclusion = reads(&|reader| drop(inclusion_proof(index, size, reader).unwrap()));
+                let inclusion =
+                    reads(&|reader| drop(inclusion_proof(index, size, reader).unwrap()));
                 assert_eq!(inclusion, inclusion_tiles(index, size).unwrap());
-                let consistency = reads(&|reader| drop(consistency_proof(position, size, reader).unwrap()));
+                let consistency =
+                    reads(&|reader| drop(consistency_proof(position, size, reader).unwrap()));
                 assert_eq!(consistency, consistency_tiles(position, size).unwrap());
                 for id in [root.clone(), inclusion, consistency].concat() {
-                    assert_eq!(Some(id), TileId::in_tree(id.level, id.index, size), "every tile is one of the tree");
+                    assert_eq!(
+                        Some(id),
+                        TileId::in_tree(id.level, id.index, size),
+                        "every tile is one of the tree"
+                    );
                 }
             }
         }
@@ -768,12 +805,22 @@ mod tests {
                 Ok(vec![empty_root(); usize::from(TILE_WIDTH)])
             }
         }
-        let id = TileId { level: 0, index: 0, width: 3 };
+        let id = TileId {
+            level: 0,
+            index: 0,
+            width: 3,
+        };
         let width = Err(ReadError::Width { id, found: 256 });
         assert_eq!(inclusion_proof(0, 3, &Short), width);
         assert_eq!(consistency_proof(1, 3, &Short), width);
-        assert_eq!(root_from_tiles(3, &Short), Err(ReadError::Width { id, found: 256 }));
-        let missing = Err(ReadError::Tile { id, source: TileMissing { id } });
+        assert_eq!(
+            root_from_tiles(3, &Short),
+            Err(ReadError::Width { id, found: 256 })
+        );
+        let missing = Err(ReadError::Tile {
+            id,
+            source: TileMissing { id },
+        });
         assert_eq!(inclusion_proof(0, 3, &TileMap::new()), missing);
     }
 
@@ -782,41 +829,75 @@ mod tests {
         let (tiles, _) = tree(4);
         let root = empty_root();
         for (index, size) in [(0, 0), (4, 4), (5, 4), (u64::MAX, 4), (u64::MAX, u64::MAX)] {
-            let error = ProofError::Index { index, start: 0, end: size };
-            assert_eq!(verify_inclusion(&root, index, size, &[], &root), Err(error.clone()));
+            let error = ProofError::Index {
+                index,
+                start: 0,
+                end: size,
+            };
+            assert_eq!(
+                verify_inclusion(&root, index, size, &[], &root),
+                Err(error.clone())
+            );
             if size <= SIZE_MAX {
-                assert_eq!(inclusion_proof(index, size, &tiles), Err(ReadError::Proof(error)));
+                assert_eq!(
+                    inclusion_proof(index, size, &tiles),
+                    Err(ReadError::Proof(error))
+                );
             }
         }
-        let error = ProofError::Sizes { old_size: 3, new_size: 2 };
-        assert_eq!(verify_consistency(3, 2, &root, &root, &[]), Err(error.clone()));
+        let error = ProofError::Sizes {
+            old_size: 3,
+            new_size: 2,
+        };
+        assert_eq!(
+            verify_consistency(3, 2, &root, &root, &[]),
+            Err(error.clone())
+        );
         assert_eq!(consistency_tiles(3, 2), Err(error));
         let size = SIZE_MAX + 1;
         assert_eq!(inclusion_tiles(0, size), Err(ProofError::Size { size }));
         assert_eq!(consistency_tiles(0, size), Err(ProofError::Size { size }));
         assert_eq!(root_tiles(size), Err(ProofError::Size { size }));
         // A verifier takes any size that a checkpoint can name, and needs a proof of the right length for it.
-        let error = ProofError::Length { expected: 64, found: 0 };
+        let error = ProofError::Length {
+            expected: 64,
+            found: 0,
+        };
         assert_eq!(verify_inclusion(&root, 0, u64::MAX, &[], &root), Err(error));
         assert_eq!(
             verify_consistency(1, u64::MAX, &root, &root, &[]),
-            Err(ProofError::Length { expected: 64, found: 0 })
+            Err(ProofError::Length {
+                expected: 64,
+                found: 0
+            })
         );
-        assert_eq!(verify_consistency(u64::MAX, u64::MAX, &root, &root, &[]), Ok(()));
+        assert_eq!(
+            verify_consistency(u64::MAX, u64::MAX, &root, &root, &[]),
+            Ok(())
+        );
         // The empty tree has one root hash.
         assert_eq!(verify_consistency(0, 0, &root, &root, &[]), Ok(()));
         let other = leaf_hash(b"");
         assert_eq!(
             verify_consistency(0, 0, &other, &other, &[]),
-            Err(ProofError::Root { computed: root, expected: other })
+            Err(ProofError::Root {
+                computed: root,
+                expected: other
+            })
         );
         assert_eq!(
             verify_consistency(0, 4, &other, &other, &[]),
-            Err(ProofError::OldRoot { computed: root, expected: other })
+            Err(ProofError::OldRoot {
+                computed: root,
+                expected: other
+            })
         );
         assert_eq!(
             verify_consistency(0, 4, &root, &other, &[other]),
-            Err(ProofError::Length { expected: 0, found: 1 })
+            Err(ProofError::Length {
+                expected: 0,
+                found: 1
+            })
         );
         assert_eq!(
             verify_subtree_consistency(1, 3, 4, &root, &root, &[]),
@@ -833,11 +914,23 @@ mod tests {
                 let proof = vec![empty_root(); Plan::proof_len(index, index + 1, 0, size)];
                 let (_, root) = climb(index, index + 1, size, &leaf, &proof).unwrap();
                 assert_eq!(verify_inclusion(&leaf, index, size, &proof, &root), Ok(()));
-                for (found, proof) in [(proof.len() - 1, &proof[1..]), (proof.len() + 1, &[proof.as_slice(), &[leaf]].concat())] {
-                    let error = ProofError::Length { expected: Plan::proof_len(index, index + 1, 0, size), found };
-                    assert_eq!(verify_inclusion(&leaf, index, size, proof, &root), Err(error));
+                for (found, proof) in [
+                    (proof.len() - 1, &proof[1..]),
+                    (proof.len() + 1, &[proof.as_slice(), &[leaf]].concat()),
+                ] {
+                    let error = ProofError::Length {
+                        expected: Plan::proof_len(index, index + 1, 0, size),
+                        found,
+                    };
+                    assert_eq!(
+                        verify_inclusion(&leaf, index, size, proof, &root),
+                        Err(error)
+                    );
                     // The climb itself would refuse it too, were the length not looked at first.
-                    assert!(climb(index, index + 1, size, &leaf, proof).is_err(), "{index} of {size} with {found}");
+                    assert!(
+                        climb(index, index + 1, size, &leaf, proof).is_err(),
+                        "{index} of {size} with {found}"
+                    );
                 }
             }
         }

@@ -621,7 +621,11 @@ fn index_path(index: u64, width: u16) -> String {
         path = format!("x{:03}/{path}", rest % 1000);
         rest /= 1000;
     }
-    if width < TILE_WIDTH { format!("{path}.p/{width}") } else { path }
+    if width < TILE_WIDTH {
+        format!("{path}.p/{width}")
+    } else {
+        path
+    }
 }
 
 fn index_from_path(path: &str) -> Option<(u64, u16)> {
@@ -653,19 +657,60 @@ mod tests {
     use crate::hash::leaf_hash;
 
     fn leaves(count: usize) -> Vec<Hash> {
-        (0..count).map(|leaf| leaf_hash(&leaf.to_be_bytes())).collect()
+        (0..count)
+            .map(|leaf| leaf_hash(&leaf.to_be_bytes()))
+            .collect()
     }
 
     #[test]
     fn a_path_has_one_spelling() {
         for (id, path) in [
-            (TileId { level: 0, index: 0, width: 256 }, "tile/0/000"),
-            (TileId { level: 0, index: 1234, width: 5 }, "tile/0/x001/234.p/5"),
-            (TileId { level: 1, index: 1_234_067, width: 256 }, "tile/1/x001/x234/067"),
-            (TileId { level: 63, index: 999, width: 255 }, "tile/63/999.p/255"),
-            (TileId { level: 7, index: 1000, width: 1 }, "tile/7/x001/000.p/1"),
             (
-                TileId { level: 0, index: u64::MAX, width: 1 },
+                TileId {
+                    level: 0,
+                    index: 0,
+                    width: 256,
+                },
+                "tile/0/000",
+            ),
+            (
+                TileId {
+                    level: 0,
+                    index: 1234,
+                    width: 5,
+                },
+                "tile/0/x001/234.p/5",
+            ),
+            (
+                TileId {
+                    level: 1,
+                    index: 1_234_067,
+                    width: 256,
+                },
+                "tile/1/x001/x234/067",
+            ),
+            (
+                TileId {
+                    level: 63,
+                    index: 999,
+                    width: 255,
+                },
+                "tile/63/999.p/255",
+            ),
+            (
+                TileId {
+                    level: 7,
+                    index: 1000,
+                    width: 1,
+                },
+                "tile/7/x001/000.p/1",
+            ),
+            (
+                TileId {
+                    level: 0,
+                    index: u64::MAX,
+                    width: 1,
+                },
                 "tile/0/x018/x446/x744/x073/x709/x551/615.p/1",
             ),
         ] {
@@ -673,7 +718,10 @@ mod tests {
             assert_eq!(TileId::from_path(path), Ok(id));
         }
         assert_eq!(entries_path(1234, 5), "tile/entries/x001/234.p/5");
-        assert_eq!(parse_entries_path("tile/entries/x001/234.p/5"), Ok((1234, 5)));
+        assert_eq!(
+            parse_entries_path("tile/entries/x001/234.p/5"),
+            Ok((1234, 5))
+        );
         assert_eq!(parse_entries_path("tile/entries/000"), Ok((0, 256)));
     }
 
@@ -710,10 +758,19 @@ mod tests {
             "tile/0/x018/x446/x744/x073/x709/x551/x615/000",
             "tile/entries/000",
         ] {
-            assert!(matches!(TileId::from_path(path), Err(TileError::Path { .. })), "{path}");
+            assert!(
+                matches!(TileId::from_path(path), Err(TileError::Path { .. })),
+                "{path}"
+            );
         }
-        assert_eq!(TileId::from_path("tile/64/000"), Err(TileError::Level { level: 64 }));
-        assert!(parse_entries_path("tile/0/000").is_err(), "a tile is not a bundle");
+        assert_eq!(
+            TileId::from_path("tile/64/000"),
+            Err(TileError::Level { level: 64 })
+        );
+        assert!(
+            parse_entries_path("tile/0/000").is_err(),
+            "a tile is not a bundle"
+        );
     }
 
     #[test]
@@ -724,14 +781,29 @@ mod tests {
         assert_eq!(paths(256), ["tile/0/000", "tile/1/000.p/1"]);
         // The example of the specification: a tree of 70,000 leaves.
         let ids: Vec<TileId> = tile_ids(70_000).collect();
-        let count = |level, full| ids.iter().filter(|id| id.level == level && id.is_full() == full).count();
+        let count = |level, full| {
+            ids.iter()
+                .filter(|id| id.level == level && id.is_full() == full)
+                .count()
+        };
         assert_eq!((count(0, true), count(0, false)), (273, 1));
         assert_eq!((count(1, true), count(1, false)), (1, 1));
         assert_eq!((count(2, true), count(2, false)), (0, 1));
         assert_eq!(ids.len(), 277);
-        let widths: Vec<u16> = ids.iter().filter(|id| !id.is_full()).map(|id| id.width).collect();
+        let widths: Vec<u16> = ids
+            .iter()
+            .filter(|id| !id.is_full())
+            .map(|id| id.width)
+            .collect();
         assert_eq!(widths, [112, 17, 1]);
-        assert_eq!(TileId::in_tree(7, 0, SIZE_MAX), Some(TileId { level: 7, index: 0, width: 127 }));
+        assert_eq!(
+            TileId::in_tree(7, 0, SIZE_MAX),
+            Some(TileId {
+                level: 7,
+                index: 0,
+                width: 127
+            })
+        );
         assert_eq!(TileId::in_tree(8, 0, SIZE_MAX), None);
         assert_eq!(TileId::in_tree(0, u64::MAX, SIZE_MAX), None);
     }
@@ -747,12 +819,19 @@ mod tests {
             frontier.push(*leaf);
             assert_eq!(edge.size(), size);
             assert_eq!(edge.frontier(), frontier, "size {size}");
-            let expected = if size % 256 == 0 { vec![(0, size / 256 - 1)] } else { vec![] };
+            let expected = if size % 256 == 0 {
+                vec![(0, size / 256 - 1)]
+            } else {
+                vec![]
+            };
             assert_eq!(full, expected, "size {size}");
             let changed = edge.take_changed();
             assert!(edge.changed().is_empty(), "changes are handed out once");
             for tile in &changed {
-                assert_eq!(Some(tile.id), TileId::in_tree(tile.id.level, tile.id.index, size));
+                assert_eq!(
+                    Some(tile.id),
+                    TileId::in_tree(tile.id.level, tile.id.index, size)
+                );
                 assert_eq!(tile.hashes.len(), usize::from(tile.id.width));
             }
             tiles.extend(changed);
@@ -767,21 +846,38 @@ mod tests {
 
     fn edge_ids(edge: &EdgeTiles) -> Vec<TileId> {
         let ids = (0_u8..8).filter(|level| !edge.tile(*level).is_empty());
-        ids.map(|level| EdgeTiles::tile_id(level, edge.size()).unwrap()).collect()
+        ids.map(|level| EdgeTiles::tile_id(level, edge.size()).unwrap())
+            .collect()
+    }
+
+    fn push(edge: &mut EdgeTiles, count: usize) {
+        for leaf in leaves(count) {
+            edge.push(leaf);
+        }
     }
 
     #[test]
     fn a_batch_changes_the_tiles_it_fills_and_the_edge_it_leaves() {
         let mut edge = EdgeTiles::new();
-        leaves(200).into_iter().for_each(|leaf| drop(edge.push(leaf)));
-        let paths = |tiles: Vec<Tile>| tiles.into_iter().map(|tile| tile.id.path()).collect::<Vec<_>>();
+        push(&mut edge, 200);
+        let paths = |tiles: Vec<Tile>| {
+            tiles
+                .into_iter()
+                .map(|tile| tile.id.path())
+                .collect::<Vec<_>>()
+        };
         assert_eq!(paths(edge.take_changed()), ["tile/0/000.p/200"]);
-        leaves(400).into_iter().for_each(|leaf| drop(edge.push(leaf)));
-        let changed = ["tile/0/000", "tile/0/001", "tile/0/002.p/88", "tile/1/000.p/2"];
+        push(&mut edge, 400);
+        let changed = [
+            "tile/0/000",
+            "tile/0/001",
+            "tile/0/002.p/88",
+            "tile/1/000.p/2",
+        ];
         assert_eq!(paths(edge.changed()), changed);
         assert_eq!(paths(edge.take_changed()), changed);
         // Filled to the brim: no partial tile is left at level 0.
-        leaves(168).into_iter().for_each(|leaf| drop(edge.push(leaf)));
+        push(&mut edge, 168);
         assert_eq!(paths(edge.take_changed()), ["tile/0/002", "tile/1/000.p/3"]);
     }
 
@@ -789,10 +885,17 @@ mod tests {
     fn an_edge_that_does_not_fit_its_size_is_refused() {
         let hash = leaf_hash(b"");
         let edge = |size, widths: &[usize]| {
-            EdgeTiles::from_tiles(size, widths.iter().map(|width| vec![hash; *width]).collect())
+            EdgeTiles::from_tiles(
+                size,
+                widths.iter().map(|width| vec![hash; *width]).collect(),
+            )
         };
-        assert!(edge(0, &[]).is_ok());
-        assert!(edge(256, &[0, 1, 0]).is_ok(), "levels above the tree may be empty");
+        assert_eq!(edge(0, &[]).unwrap().size(), 0);
+        assert_eq!(
+            edge(256, &[0, 1, 0]).unwrap().size(),
+            256,
+            "levels above the tree may be empty"
+        );
         for (size, widths, level) in [
             (0, &[1][..], 0),
             (1, &[], 0),
@@ -810,16 +913,25 @@ mod tests {
                 "size {size}, {widths:?}: {error}"
             );
         }
-        assert_eq!(edge(SIZE_MAX + 1, &[]).unwrap_err(), TileError::Size { size: SIZE_MAX + 1 });
+        assert_eq!(
+            edge(SIZE_MAX + 1, &[]).unwrap_err(),
+            TileError::Size { size: SIZE_MAX + 1 }
+        );
     }
 
     #[test]
     fn a_tile_file_has_the_length_of_its_width() {
         let id = TileId::new(0, 0, 3).unwrap();
-        let tile = Tile { id, hashes: leaves(3) };
+        let tile = Tile {
+            id,
+            hashes: leaves(3),
+        };
         assert_eq!(Tile::decode(id, &tile.encode()), Ok(tile.clone()));
         for found in [0, 64, 95, 97, 128] {
-            assert_eq!(Tile::decode(id, &vec![0; found]), Err(TileError::TileLength { id, found }));
+            assert_eq!(
+                Tile::decode(id, &vec![0; found]),
+                Err(TileError::TileLength { id, found })
+            );
         }
         assert_eq!(TileId::new(0, 0, 0), Err(TileError::Width { width: 0 }));
         assert_eq!(TileId::new(0, 0, 257), Err(TileError::Width { width: 257 }));
@@ -829,13 +941,21 @@ mod tests {
     fn a_map_serves_a_narrow_tile_from_a_wide_one_only() {
         let hashes = leaves(5);
         let tile = |width: u16| Tile {
-            id: TileId { level: 0, index: 0, width },
+            id: TileId {
+                level: 0,
+                index: 0,
+                width,
+            },
             hashes: hashes[..usize::from(width)].to_vec(),
         };
         let map = TileMap::from_iter([tile(2), tile(4), tile(3)]);
         assert_eq!(map.tile(tile(3).id), Ok(tile(3).hashes));
         assert_eq!(map.tile(tile(4).id), Ok(tile(4).hashes));
-        let id = TileId { level: 0, index: 0, width: 5 };
+        let id = TileId {
+            level: 0,
+            index: 0,
+            width: 5,
+        };
         assert_eq!(map.tile(id), Err(TileMissing { id }));
     }
 
@@ -844,20 +964,58 @@ mod tests {
         let longest = vec![7; ENTRY_LEN_MAX];
         let entries: [&[u8]; 3] = [b"", b"entry", &longest];
         let bundle = encode_entry_bundle(&entries).unwrap();
-        assert_eq!(bundle.get(..9), Some(&[0, 0, 0, 5, b'e', b'n', b't', b'r', b'y'][..]));
+        assert_eq!(
+            bundle.get(..9),
+            Some(&[0, 0, 0, 5, b'e', b'n', b't', b'r', b'y'][..])
+        );
         assert_eq!(decode_entry_bundle(&bundle, 3).unwrap(), entries);
-        assert_eq!(decode_entry_bundle(&bundle, 4), Err(TileError::BundleTruncated { position: 3 }));
-        assert_eq!(decode_entry_bundle(&bundle, 1), Err(TileError::BundleTrailing { width: 1, found: bundle.len() - 2 }));
-        let cut = bundle.get(..bundle.len() - 1).unwrap();
-        assert_eq!(decode_entry_bundle(cut, 3), Err(TileError::BundleTruncated { position: 2 }));
-        assert_eq!(decode_entry_bundle(&[0], 1), Err(TileError::BundleTruncated { position: 0 }));
-        assert_eq!(decode_entry_bundle(&[], 0), Err(TileError::Width { width: 0 }));
-        assert_eq!(decode_entry_bundle(&[], 257), Err(TileError::Width { width: 257 }));
-        assert_eq!(encode_entry_bundle(&[]), Err(TileError::Entries { found: 0 }));
-        assert_eq!(encode_entry_bundle(&[b"".as_slice(); 257]), Err(TileError::Entries { found: 257 }));
+        assert_eq!(
+            decode_entry_bundle(&bundle, 4),
+            Err(TileError::BundleTruncated { position: 3 })
+        );
+        assert_eq!(
+            decode_entry_bundle(&bundle, 1),
+            Err(TileError::BundleTrailing {
+                width: 1,
+                found: bundle.len() - 2
+            })
+        );
+        let cut = &bundle[..bundle.len() - 1];
+        assert_eq!(
+            decode_entry_bundle(cut, 3),
+            Err(TileError::BundleTruncated { position: 2 })
+        );
+        assert_eq!(
+            decode_entry_bundle(&[0], 1),
+            Err(TileError::BundleTruncated { position: 0 })
+        );
+        assert_eq!(
+            decode_entry_bundle(&[], 0),
+            Err(TileError::Width { width: 0 })
+        );
+        assert_eq!(
+            decode_entry_bundle(&[], 257),
+            Err(TileError::Width { width: 257 })
+        );
+        assert_eq!(
+            encode_entry_bundle(&[]),
+            Err(TileError::Entries { found: 0 })
+        );
+        assert_eq!(
+            encode_entry_bundle(&[b"".as_slice(); 257]),
+            Err(TileError::Entries { found: 257 })
+        );
         let long = vec![0; ENTRY_LEN_MAX + 1];
-        let error = TileError::EntryLength { position: 1, len: long.len() };
+        let error = TileError::EntryLength {
+            position: 1,
+            len: long.len(),
+        };
         assert_eq!(encode_entry_bundle(&[b"", &long]), Err(error));
-        assert_eq!(encode_entry_bundle(&[longest.as_slice(); 256]).unwrap().len(), BUNDLE_LEN_MAX);
+        assert_eq!(
+            encode_entry_bundle(&[longest.as_slice(); 256])
+                .unwrap()
+                .len(),
+            BUNDLE_LEN_MAX
+        );
     }
 }

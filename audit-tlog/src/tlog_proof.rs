@@ -197,3 +197,173 @@ impl core::error::Error for TlogProofError {
         }
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::hash::{leaf_hash, root_of};
+    use crate::note::{Ed25519Signer, NoteError, NoteSigner as _};
+    use crate::proof::inclusion_proof;
+    use crate::tile::{EdgeTiles, TileMap};
+
+    fn signer() -> Ed25519Signer {
+        Ed25519Signer::from_seed("log", &[1; 32]).unwrap()
+    }
+
+    fn proof() -> TlogProof {
+        let mut edge = EdgeTiles::new();
+        for leaf in 0_u8..7 {
+            edge.push(leaf_hash(&[leaf]));
+        }
+        let hashes = inclusion_proof(5, 7, &TileMap::from_iter(edge.take_changed())).unwrap();
+        let checkpoint = Checkpoint {
+            origin: "log".to_owned(),
+            size: 7,
+            root: edge.root(),
+            extensions: vec![],
+        };
+        let checkpoint = checkpoint::sign(&checkpoint, &[&signer()]).unwrap();
+        TlogProof {
+            extra: None,
+            index: 5,
+            hashes,
+            checkpoint,
+        }
+    }
+
+    #[test]
+    fn a_proof_is_read_as_written_and_verifies() {
+        for extra in [None, Some(vec![]), Some(b"extra".to_vec())] {
+            let proof = TlogProof { extra, ..proof() };
+            let read: TlogProof = proof.to_string().parse().unwrap();
+            assert_eq!(read, proof);
+            let checkpoint = read
+                .verify(&leaf_hash(&[5]), "log", signer().verifier_key())
+                .unwrap();
+            let leaves: Vec<Hash> = (0_u8..7).map(|leaf| leaf_hash(&[leaf])).collect();
+            assert_eq!(checkpoint.root, root_of(&leaves));
+        }
+    }
+
+    #[test]
+    fn a_proof_of_something_else_is_refused() {
+        let (leaf, signer) = (leaf_hash(&[5]), signer());
+        let key = signer.verifier_key();
+        let error = proof().verify(&leaf_hash(&[4]), "log", key).unwrap_err();
+        assert!(matches!(
+            error,
+            TlogProofError::Inclusion(ProofError::Root { .. })
+        ));
+        let error = TlogProof {
+            index: 4,
+            ..proof()
+        }
+        .verify(&leaf, "log", key)
+        .unwrap_err();
+        assert!(matches!(
+            error,
+            TlogProofError::Inclusion(ProofError::Root { .. })
+        ));
+        let error = TlogProof {
+            index: 7,
+            ..proof()
+        }
+        .verify(&leaf, "log", key)
+        .unwrap_err();
+        assert!(matches!(
+            error,
+            TlogProofError::Inclusion(ProofError::Index { .. })
+        ));
+        let error = TlogProof {
+            hashes: vec![],
+            ..proof()
+        }
+        .verify(&leaf, "log", key)
+        .unwrap_err();
+        assert!(matches!(
+            error,
+            TlogProofError::Inclusion(ProofError::Length {
+                expected: 3,
+                found: 0
+            })
+        ));
+        let error = proof().verify(&leaf, "other", key).unwrap_err();
+        assert!(matches!(
+            error,
+            TlogProofError::Checkpoint(CheckpointError::Origin { .. })
+        ));
+        let stranger = Ed25519Signer::from_seed("log", &[2; 32]).unwrap();
+        let error = proof()
+            .verify(&leaf, "log", stranger.verifier_key())
+            .unwrap_err();
+        assert!(matches!(
+            error,
+            TlogProofError::Checkpoint(CheckpointError::Note(NoteError::Unsigned))
+        ));
+    }
+
+    #[test]
+    fn malformed_proofs_are_refused() {
+        let hash = leaf_hash(b"").to_base64();
+        let refused = |text: &str| TlogProof::parse(text.as_bytes()).unwrap_err();
+        let with = |lines: &str| refused(&format!("{HEADER}\n{lines}\n\ncheckpoint\n"));
+        assert!(matches!(
+            TlogProof::parse(&[0xff]),
+            Err(TlogProofError::Utf8)
+        ));
+        assert!(matches!(refused(""), TlogProofError::Separator));
+        assert!(matches!(
+            refused(&format!("{HEADER}\nindex 0\n")),
+            TlogProofError::Separator
+        ));
+        assert!(matches!(
+            refused(&format!("{HEADER}\nindex 0\n\n")),
+            TlogProofError::NoCheckpoint
+        ));
+        assert!(matches!(
+            refused("\n\ncheckpoint\n"),
+            TlogProofError::Header
+        ));
+        assert!(matches!(
+            refused(&format!("{HEADER} \nindex 0\n\nc\n")),
+            TlogProofError::Header
+        ));
+        assert!(matches!(with("extra AQ\nindex 0"), TlogProofError::Extra));
+        assert!(matches!(
+            with("extra AQ==\nextra AQ==\nindex 0"),
+            TlogProofError::Index { .. }
+        ));
+        assert!(matches!(
+            with("index 0\nextra AQ=="),
+            TlogProofError::Hash { position: 0, .. }
+        ));
+        for index in [
+            "", "index", "index ", "index 00", "index -1", "Index 0", " index 0", "index 0 ",
+        ] {
+            assert!(
+                matches!(with(index), TlogProofError::Index { .. }),
+                "{index:?}"
+            );
+        }
+        let short = TlogProofError::Hash {
+            position: 1,
+            source: HashError::Length { found: 1 },
+        };
+        assert_eq!(
+            with(&format!("index 0\n{hash}\nAQ==")).to_string(),
+            short.to_string()
+        );
+        let many = |count| format!("index 0{}", format!("\n{hash}").repeat(count));
+        assert!(matches!(
+            with(&many(HASHES_MAX + 1)),
+            TlogProofError::Hashes
+        ));
+        let most = format!("{HEADER}\n{}\n\nc\n", many(HASHES_MAX));
+        assert_eq!(
+            TlogProof::parse(most.as_bytes()).unwrap().hashes.len(),
+            HASHES_MAX
+        );
+        let long = "x".repeat(PROOF_LEN_MAX + 1);
+        assert!(matches!(refused(&long), TlogProofError::Length { found } if found == long.len()));
+    }
+}

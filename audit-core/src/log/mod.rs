@@ -103,12 +103,20 @@ impl Pending {
     /// # Errors
     ///
     /// As [`Log::append`].
-    pub async fn durable(self) -> Result<Receipt> {
-        let (index, leaf_hash) = self
-            .answer
+    pub async fn durable(mut self) -> Result<Receipt> {
+        self.outcome().await
+    }
+
+    /// The same for who keeps the handle: dropping the future loses nothing, and the outcome is told once.
+    ///
+    /// # Errors
+    ///
+    /// As [`Log::append`].
+    pub async fn outcome(&mut self) -> Result<Receipt> {
+        let (index, leaf_hash) = (&mut self.answer)
             .await
             .map_err(|e| Error::unavailable("the log is closed").because(e))??;
-        Ok(Receipt { event: self.event, index, leaf_hash, log: self.log })
+        Ok(Receipt { event: self.event, index, leaf_hash, log: Arc::clone(&self.log) })
     }
 }
 
