@@ -136,7 +136,7 @@ mod tests {
         let signed = Note::sign("text\n", &[&note]).unwrap();
         assert_eq!(signed.signatures[0].name, "log.example/a");
         assert_eq!(note.verifier_key().public_key(), signer.public_key());
-        assert!(PublisherNoteSigner::new("not a name", signer).is_err());
+        PublisherNoteSigner::new("not a name", signer).unwrap_err();
     }
 
     #[test]

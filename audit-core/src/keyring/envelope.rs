@@ -219,6 +219,12 @@ pub(super) fn encode<T: Serialize>(value: &T, bytes_max: usize) -> Zeroizing<Vec
     out
 }
 
+/// The member that says how to read the others.
+#[derive(Deserialize)]
+struct Versioned {
+    v: u64,
+}
+
 /// Decodes a key file, strictly: its bytes must be the canonical ones of what they decode to.
 ///
 /// Messages never repeat what was read, nor do they have the parser's error as their source: it quotes values, which are
@@ -233,10 +239,6 @@ pub(super) fn decode<T: Serialize + DeserializeOwned>(
             "{what} has {} bytes, allowed are {bytes_max}",
             bytes.len()
         )));
-    }
-    #[derive(Deserialize)]
-    struct Versioned {
-        v: u64,
     }
     if let Ok(Versioned { v }) = serde_json::from_slice(bytes)
         && v != VERSION

@@ -75,8 +75,9 @@ fn check_regular(metadata: &fs::Metadata, what: &str) -> Result<()> {
 #[cfg(unix)]
 fn check_mode(metadata: &fs::Metadata, what: &str) -> Result<()> {
     use std::os::unix::fs::PermissionsExt as _;
+    const OTHERS: u32 = 0o077;
     let mode = metadata.permissions().mode() & 0o7777;
-    if mode & 0o077 == 0 {
+    if mode & OTHERS == 0 {
         Ok(())
     } else {
         Err(Error::key(format!(

@@ -1,0 +1,236 @@
+//! The command line.
+
+use std::path::PathBuf;
+
+use clap::{Args, Parser, Subcommand, ValueEnum};
+
+use crate::config::GlobalFlags;
+
+/// A tamper-evident, encrypted log of what LLM agents do, that anyone can verify.
+///
+/// Exit codes: 0 done; 1 failed, and for `verify`: the evidence contradicts itself or a remembered checkpoint;
+/// 2 wrong call or configuration, and for `verify`: could not be decided.
+#[derive(Debug, Parser)]
+#[command(name = "audit-trail", version, propagate_version = true, arg_required_else_help = true, max_term_width = 110)]
+pub(crate) struct Cli {
+    #[command(flatten)]
+    pub(crate) global: GlobalFlags,
+    #[command(subcommand)]
+    pub(crate) command: Command,
+}
+
+#[derive(Debug, Subcommand)]
+pub(crate) enum Command {
+    /// Make a log: its keys, its store and a configuration file
+    Init(InitArgs),
+    /// Run the gateway: a reverse proxy that records every exchange with an LLM provider
+    Serve(ServeArgs),
+    /// Record an event, or with `-` one event per line of JSON on stdin
+    Emit(EmitArgs),
+    /// List events
+    Log(LogArgs),
+    /// Show one event, decrypted, with its proof state
+    Show(ShowArgs),
+    /// Verify the log in the store
+    Verify(VerifyArgs),
+    /// Write the proof that an event is in the log (C2SP tlog-proof)
+    Prove(ProveArgs),
+    /// Write the log as an evidence bundle, which `audit-verify` checks without this host
+    Export(ExportArgs),
+    /// Print the latest signed checkpoint
+    Checkpoint,
+    /// Check keys, store, clock, free disk space and permissions
+    Doctor,
+    /// Run the main job on a temporary log: record an agent's session, verify it, catch a manipulation
+    Demo(DemoArgs),
+    /// Show the configuration
+    Config {
+        #[command(subcommand)]
+        command: ConfigCommand,
+    },
+    /// Print a completion script for a shell
+    Completions {
+        /// The shell
+        shell: clap_complete::Shell,
+    },
+}
+
+#[derive(Debug, Subcommand)]
+pub(crate) enum ConfigCommand {
+    /// Print every setting
+    Show {
+        /// Say where each setting comes from
+        #[arg(long)]
+        origin: bool,
+    },
+}
+
+#[derive(Debug, Args)]
+pub(crate) struct InitArgs {
+    /// Name of the log in checkpoints, unique in the world, for example audit.example.org/clinic-7
+    /// [default: the host's name and a random part]
+    #[arg(long, value_name = "NAME")]
+    pub(crate) origin: Option<String>,
+    /// Public key of an auditor, as `audit-verify keygen` writes it; without it a key pair is made here
+    #[arg(long, value_name = "FILE")]
+    pub(crate) auditor_key: Option<PathBuf>,
+    /// Don't seal the key files with a passphrase: whoever reads them holds the log's keys
+    #[arg(long)]
+    pub(crate) no_passphrase: bool,
+}
+
+#[derive(Debug, Args)]
+pub(crate) struct ServeArgs {
+    /// Address to listen on [default: 127.0.0.1:8484]
+    #[arg(long, value_name = "ADDR")]
+    pub(crate) listen: Option<String>,
+    /// Where /NAME/… goes, for example openai=https://api.openai.com; can be given several times
+    #[arg(long, value_name = "NAME=URL")]
+    pub(crate) upstream: Vec<String>,
+}
+
+#[derive(Debug, Args)]
+pub(crate) struct EmitArgs {
+    /// Kind of the event, for example approval.granted (docs/events.md), or - to read events from stdin
+    #[arg(value_name = "KIND|-")]
+    pub(crate) kind: String,
+    /// When it happened, RFC 3339 [default: now]
+    #[arg(long, value_name = "TIME")]
+    pub(crate) time: Option<String>,
+    /// Who acted
+    #[arg(long, value_name = "ID")]
+    pub(crate) actor: Option<String>,
+    /// What sort of actor that is
+    #[arg(long, value_enum, default_value_t = ActorSort::Service, requires = "actor")]
+    pub(crate) actor_kind: ActorSort,
+    /// The person for whom
+    #[arg(long, value_name = "ID")]
+    pub(crate) on_behalf_of: Option<String>,
+    /// The session it belongs to
+    #[arg(long, value_name = "ID")]
+    pub(crate) session: Option<String>,
+    /// The pseudonymous data subject
+    #[arg(long, value_name = "ID")]
+    pub(crate) subject: Option<String>,
+    /// The system in which it happened
+    #[arg(long, value_name = "ID")]
+    pub(crate) system: Option<String>,
+    /// What it refers to, for example `model_id=m1`; can be given several times
+    #[arg(long = "ref", value_name = "NAME=VALUE")]
+    pub(crate) refs: Vec<String>,
+    /// An attribute; the value is JSON, or else text; can be given several times
+    #[arg(long = "attr", value_name = "NAME=VALUE")]
+    pub(crate) attributes: Vec<String>,
+    /// A payload from a file; can be given several times
+    #[arg(long = "payload", value_name = "NAME=FILE")]
+    pub(crate) payloads: Vec<String>,
+}
+
+#[derive(Debug, Clone, Copy, ValueEnum)]
+pub(crate) enum ActorSort {
+    Human,
+    Agent,
+    Service,
+}
+
+#[derive(Debug, Args)]
+pub(crate) struct LogArgs {
+    /// Only this session
+    #[arg(long, value_name = "ID")]
+    pub(crate) session: Option<String>,
+    /// Only this actor
+    #[arg(long, value_name = "ID")]
+    pub(crate) actor: Option<String>,
+    /// Only this data subject
+    #[arg(long, value_name = "ID")]
+    pub(crate) subject: Option<String>,
+    /// Only events that refer to this
+    #[arg(long = "ref", value_name = "NAME=VALUE")]
+    pub(crate) refs: Vec<String>,
+    /// Only this kind
+    #[arg(long, value_name = "KIND")]
+    pub(crate) kind: Option<String>,
+    /// Only events at or after this time (RFC 3339, or a duration back from now: 90s, 15m, 2h, 7d)
+    #[arg(long, value_name = "TIME")]
+    pub(crate) since: Option<String>,
+    /// Only events before this time
+    #[arg(long, value_name = "TIME")]
+    pub(crate) until: Option<String>,
+    /// At most so many, the latest
+    #[arg(long, short = 'n', value_name = "N", default_value_t = 50)]
+    pub(crate) limit: usize,
+    /// Go on with new events as they come
+    #[arg(long, short = 'f')]
+    pub(crate) follow: bool,
+    /// JSON lines instead of a table, with the whole content
+    #[arg(long)]
+    pub(crate) json: bool,
+}
+
+#[derive(Debug, Args)]
+pub(crate) struct ShowArgs {
+    /// Event id or leaf index
+    #[arg(value_name = "ID")]
+    pub(crate) id: String,
+    /// Write one payload's bytes to stdout, as they were recorded, and nothing else
+    #[arg(long, value_name = "NAME")]
+    pub(crate) payload: Option<String>,
+    /// Write the canonical entry to stdout, as it is hashed, and nothing else
+    #[arg(long, conflicts_with = "payload")]
+    pub(crate) entry: bool,
+}
+
+#[derive(Debug, Args)]
+pub(crate) struct VerifyArgs {
+    /// Public key of the log, or @FILE [default: from the configuration file]
+    #[arg(long, value_name = "VKEY")]
+    pub(crate) vkey: Option<String>,
+    /// The auditor's private key: check the MAC chains too
+    #[arg(long, value_name = "FILE")]
+    pub(crate) auditor_key: Option<PathBuf>,
+    /// Open the key ring and check content and tokens too
+    #[arg(long)]
+    pub(crate) content: bool,
+    /// A signed checkpoint that was kept elsewhere; can be given several times
+    #[arg(long, value_name = "FILE")]
+    pub(crate) checkpoint: Vec<PathBuf>,
+    /// Compute the root hash a second time, by another implementation
+    #[arg(long)]
+    pub(crate) full: bool,
+    /// Fail if two entries lie further apart than this (90s, 15m, 2h, 7d)
+    #[arg(long, value_name = "DURATION")]
+    pub(crate) gap_max: Option<String>,
+    /// Fail if the last entry is older than this
+    #[arg(long, value_name = "DURATION")]
+    pub(crate) fresh_within: Option<String>,
+    /// The verdict as JSON (docs/verdict.md)
+    #[arg(long)]
+    pub(crate) json: bool,
+}
+
+#[derive(Debug, Args)]
+pub(crate) struct ProveArgs {
+    /// Event id or leaf index
+    #[arg(value_name = "ID")]
+    pub(crate) id: String,
+    /// Folder for the two files
+    #[arg(long, value_name = "DIR", default_value = ".")]
+    pub(crate) out: PathBuf,
+}
+
+#[derive(Debug, Args)]
+pub(crate) struct ExportArgs {
+    /// The file to write; it must not exist
+    #[arg(value_name = "BUNDLE")]
+    pub(crate) bundle: PathBuf,
+    /// Leave the encrypted content out: smaller, and the verifier says that it didn't check it
+    #[arg(long)]
+    pub(crate) without_parts: bool,
+}
+
+#[derive(Debug, Args)]
+pub(crate) struct DemoArgs {
+    /// Keep all files in this new folder
+    #[arg(long, value_name = "DIR")]
+    pub(crate) keep: Option<PathBuf>,
+}

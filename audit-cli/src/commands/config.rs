@@ -1,0 +1,53 @@
+//! `audit-trail config show`.
+
+use crate::cli::ConfigCommand;
+use crate::config::{Settings, Source};
+use crate::error::Result;
+use crate::output;
+
+pub(crate) fn run(settings: &Settings, command: &ConfigCommand) -> Result<u8> {
+    let ConfigCommand::Show { origin } = command;
+    let show = |name: &str, value: &str, source: &Source| {
+        if *origin {
+            output::line(format_args!("{name} = {value:?}  # {source}"))
+        } else {
+            output::line(format_args!("{name} = {value:?}"))
+        }
+    };
+    let file = || Source::File(settings.file.clone().unwrap_or_default());
+    for (name, setting) in [("store", &settings.store), ("key", &settings.key)] {
+        if let Some(setting) = setting {
+            show(name, &setting.value, &setting.source)?;
+        }
+    }
+    show("state_dir", &settings.state_dir.value.to_string_lossy(), &settings.state_dir.source)?;
+    if let Some(setting) = &settings.vkey {
+        show("vkey", &setting.value, &setting.source)?;
+    }
+    let serve = super::serve::effective(settings, None, &[])?;
+    let source = |set: bool| if set { file() } else { Source::Default };
+    show("serve.listen", &serve.listen, &source(settings.serve.listen.is_some()))?;
+    for (name, url) in &serve.upstreams {
+        show(
+            &format!("serve.upstreams.{name}"),
+            url,
+            &source(settings.serve.upstreams.contains_key(name)),
+        )?;
+    }
+    let numbers = [
+        ("request_body_bytes_max", settings.serve.request_body_bytes_max),
+        ("response_record_bytes_max", settings.serve.response_record_bytes_max),
+        ("connect_timeout_ms", settings.serve.connect_timeout_ms),
+        ("response_head_timeout_ms", settings.serve.response_head_timeout_ms),
+        ("response_idle_timeout_ms", settings.serve.response_idle_timeout_ms),
+    ];
+    for (name, value) in numbers {
+        if let Some(value) = value {
+            show(&format!("serve.{name}"), &value.to_string(), &file())?;
+        }
+    }
+    if let Some(system) = &settings.serve.system {
+        show("serve.system", system, &file())?;
+    }
+    Ok(0)
+}

@@ -1,0 +1,240 @@
+//! `audit-trail doctor`.
+
+use std::os::unix::fs::PermissionsExt as _;
+use std::path::Path;
+
+use audit_core::entry::Entry;
+use audit_core::keyring::{KeyRing, KeyUri};
+use audit_core::log::{StateFile, rollback_check};
+use audit_core::store::{Parts, ReadStore};
+
+use crate::context::{Context, now, passphrases};
+use crate::error::{Result, chain};
+use crate::output;
+
+/// Free space below which the log may soon stop.
+const FREE_BYTES_MIN: u64 = 1 << 30;
+/// How far the last entry may lie in the future before the clock is called wrong.
+const SKEW_MICROS_MAX: i64 = 2_000_000;
+
+#[derive(Default)]
+struct Findings {
+    failed: u32,
+    warned: u32,
+}
+
+impl Findings {
+    fn ok(&mut self, what: &str, text: &str) -> Result<()> {
+        output::line(format_args!("ok    {what:<12} {text}"))
+    }
+
+    fn warn(&mut self, what: &str, text: &str, hint: &str) -> Result<()> {
+        self.warned += 1;
+        output::line(format_args!("warn  {what:<12} {text}\n      {:<12} hint: {hint}", ""))
+    }
+
+    fn fail(&mut self, what: &str, text: &str, hint: &str) -> Result<()> {
+        self.failed += 1;
+        output::line(format_args!("FAIL  {what:<12} {text}\n      {:<12} hint: {hint}", ""))
+    }
+}
+
+pub(crate) async fn run(context: &Context) -> Result<u8> {
+    let mut findings = Findings::default();
+    let settings = &context.settings;
+    match &settings.file {
+        Some(path) => findings.ok("settings", &path.display().to_string())?,
+        None => findings.warn(
+            "settings",
+            "no configuration file; flags and environment only",
+            "run in the folder of audit-trail.toml, or give --config FILE",
+        )?,
+    }
+    let keys = keys(context, &mut findings)?;
+    let store = store(context, &mut findings).await?;
+    if let Some(keys) = &keys {
+        match context.vkey(None) {
+            Ok(vkey) if vkey == keys.vkey() => findings.ok("public key", &vkey.to_string())?,
+            Ok(_) => findings.fail(
+                "public key",
+                "the configuration's `vkey` is not the key ring's",
+                "one of them belongs to another log, or was swapped: compare with what was carried away",
+            )?,
+            Err(_) => findings.warn(
+                "public key",
+                &format!("not in the configuration; the key ring's is {}", keys.vkey()),
+                "put it into the configuration as `vkey`, so that verify needs no secrets",
+            )?,
+        }
+    }
+    if let Some(store) = &store {
+        log(context, &**store, keys.as_ref(), &mut findings).await?;
+    }
+    space(context, &mut findings)?;
+    output::note(&format!("{} failed, {} warnings", findings.failed, findings.warned));
+    Ok(u8::from(findings.failed > 0))
+}
+
+fn keys(context: &Context, findings: &mut Findings) -> Result<Option<KeyRing>> {
+    let uri: KeyUri = match context.settings.key().map(str::parse) {
+        Ok(Ok(uri)) => uri,
+        Ok(Err(e)) => {
+            findings.fail("keys", &chain(&e), "for example --key file:/etc/audit-trail/audit-trail.key")?;
+            return Ok(None);
+        }
+        Err(_) => {
+            findings.fail("keys", "no key ring is set", "run `audit-trail init`, or give --key URI")?;
+            return Ok(None);
+        }
+    };
+    match KeyRing::load(&uri, &passphrases()) {
+        Ok(keys) => {
+            findings.ok("keys", &format!("open; log {}", keys.origin()))?;
+            if matches!(uri, KeyUri::Env(_)) {
+                findings.warn("keys", "they come from the environment", "use file: or keyring: outside of tests")?;
+            }
+            Ok(Some(keys))
+        }
+        Err(e) => {
+            findings.fail("keys", &chain(&e), "check the path, its permissions, and the passphrase")?;
+            Ok(None)
+        }
+    }
+}
+
+async fn store(
+    context: &Context,
+    findings: &mut Findings,
+) -> Result<Option<std::sync::Arc<dyn ReadStore>>> {
+    let url = match context.store_url() {
+        Ok(url) => url,
+        Err(e) => {
+            findings.fail("store", &e.to_string().replace('\n', "; "), "give --store URL")?;
+            return Ok(None);
+        }
+    };
+    // Opened for writing, since that is what a writer will need.
+    let opened = url.open();
+    match opened {
+        Ok(store) => {
+            let description = store.description().await;
+            match description {
+                Ok(Some(d)) => findings.ok("store", &format!("writable; layout {}, log {}", d.layout, d.origin))?,
+                Ok(None) => findings.fail("store", "it holds no log", "run `audit-trail init`")?,
+                Err(e) => findings.fail("store", &chain(&e), "run `audit-trail verify`")?,
+            }
+            if let Some(path) = url.path() {
+                permissions(path, findings)?;
+            }
+            Ok(Some(store))
+        }
+        Err(e) => {
+            findings.fail("store", &e.to_string().replace('\n', "; "), "check the path and its permissions")?;
+            Ok(url.read().ok())
+        }
+    }
+}
+
+fn permissions(path: &Path, findings: &mut Findings) -> Result<()> {
+    match std::fs::metadata(path) {
+        Ok(metadata) => {
+            let mode = metadata.permissions().mode() & 0o777;
+            if mode & 0o077 == 0 {
+                findings.ok("permissions", &format!("{mode:04o} {}", path.display()))
+            } else {
+                findings.warn(
+                    "permissions",
+                    &format!("{} has mode {mode:04o}", path.display()),
+                    &format!("chmod 600 {}", path.display()),
+                )
+            }
+        }
+        Err(e) => findings.fail("permissions", &format!("{}: {e}", path.display()), "check the path"),
+    }
+}
+
+async fn log(
+    context: &Context,
+    store: &dyn ReadStore,
+    keys: Option<&KeyRing>,
+    findings: &mut Findings,
+) -> Result<()> {
+    let head = match store.head().await {
+        Ok(head) => head,
+        Err(e) => return findings.fail("log", &chain(&e), "run `audit-trail verify`"),
+    };
+    findings.ok("log", &format!("{} entries, root hash {}", head.size, head.edge.root()))?;
+    if let Some(keys) = keys {
+        if let Ok(Some(d)) = store.description().await
+            && d.origin != keys.origin()
+        {
+            findings.fail(
+                "log",
+                &format!("the store holds the log {:?}, the keys are of {:?}", d.origin, keys.origin()),
+                "give the --store and --key of one log",
+            )?;
+        }
+        let state = StateFile::new(&context.settings.state_dir.value, keys.origin());
+        match rollback_check(store, &state, &keys.vkey()).await {
+            Ok(true) => findings.ok("state", &format!("the store continues what {} remembers", state.path().display()))?,
+            Ok(false) => findings.warn(
+                "state",
+                &format!("{} is not there: rollback is not checked", state.path().display()),
+                "give the --state-dir of the publisher; a host that never published has none",
+            )?,
+            Err(e) => findings.fail("state", &chain(&e), "the store was rolled back or replaced: keep it as evidence")?,
+        }
+    }
+    match store.latest_checkpoint().await {
+        Ok(Some(_)) => {}
+        Ok(None) => findings.warn("checkpoint", "there is none yet", "a running writer publishes about once a second")?,
+        Err(e) => findings.fail("checkpoint", &chain(&e), "run `audit-trail verify`")?,
+    }
+    if head.size > 0 {
+        let last = store.rows(head.size - 1..head.size, Parts::Without).await;
+        let entry = last.and_then(|rows| {
+            rows.first()
+                .ok_or_else(|| audit_core::Error::corrupt("the last entry is missing").at(head.size - 1))
+                .and_then(|row| Entry::decode(&row.entry))
+        });
+        match entry {
+            Ok(entry) => {
+                let ahead = entry.recorded.as_micros() - now().as_micros();
+                if ahead > SKEW_MICROS_MAX {
+                    findings.fail(
+                        "clock",
+                        &format!("the last entry was recorded {:.1} s in this clock's future", micros_as_seconds(ahead)),
+                        "set the clock; a time service should keep it",
+                    )?;
+                } else {
+                    findings.ok("clock", &format!("{} UTC, not behind the log", now()))?;
+                }
+            }
+            Err(e) => findings.fail("log", &chain(&e), "run `audit-trail verify`")?,
+        }
+    }
+    Ok(())
+}
+
+#[expect(clippy::cast_precision_loss, reason = "shown with one decimal")]
+fn micros_as_seconds(micros: i64) -> f64 {
+    micros as f64 / 1e6
+}
+
+fn space(context: &Context, findings: &mut Findings) -> Result<()> {
+    let Ok(url) = context.store_url() else { return Ok(()) };
+    let Some(folder) = url.path().and_then(Path::parent) else { return Ok(()) };
+    let folder = if folder.as_os_str().is_empty() { Path::new(".") } else { folder };
+    match rustix::fs::statvfs(folder) {
+        Ok(stat) => {
+            let free = stat.f_bavail.saturating_mul(stat.f_frsize);
+            let text = format!("{} MiB free in {}", free >> 20, folder.display());
+            if free < FREE_BYTES_MIN {
+                findings.warn("space", &text, "when the disk is full, appends are refused and the gateway answers 503")
+            } else {
+                findings.ok("space", &text)
+            }
+        }
+        Err(e) => findings.warn("space", &format!("{}: {e}", folder.display()), "check the path"),
+    }
+}

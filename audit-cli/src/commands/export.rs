@@ -1,0 +1,37 @@
+//! `audit-trail export`.
+
+use crate::cli::ExportArgs;
+use crate::context::Context;
+use crate::error::{CliError, Result};
+use crate::evidence::StoreEvidence;
+use crate::output;
+
+pub(crate) async fn run(context: &Context, args: &ExportArgs) -> Result<u8> {
+    let store = context.store_url()?.read()?;
+    let vkey = context.vkey(None)?;
+    let evidence = StoreEvidence::new(store);
+    let path = args.bundle.clone();
+    let with_parts = !args.without_parts;
+    let written = tokio::task::spawn_blocking(move || {
+        // A bundle that is there may be evidence; it is never overwritten.
+        let file = std::fs::OpenOptions::new()
+            .write(true)
+            .create_new(true)
+            .open(&path)
+            .map_err(|e| CliError::because(format!("{} can't be made", path.display()), &e))?;
+        let written = audit_verify::bundle::export(&evidence, file, with_parts);
+        if written.is_err() {
+            // Half a bundle is no evidence.
+            drop(std::fs::remove_file(&path));
+        }
+        written.map_err(CliError::from)
+    })
+    .await
+    .map_err(|e| CliError::because("the export was stopped", &e))??;
+    output::line(args.bundle.display())?;
+    output::note(&format!(
+        "{written} entries; anyone can check them:\n  audit-verify log {} --vkey '{vkey}'",
+        args.bundle.display()
+    ));
+    Ok(0)
+}

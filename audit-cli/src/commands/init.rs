@@ -1,0 +1,243 @@
+//! `audit-trail init`.
+
+use std::io::Write as _;
+use std::os::unix::fs::OpenOptionsExt as _;
+use std::path::{Path, PathBuf};
+use std::sync::Arc;
+
+use audit_core::chain::{AuditorKey, AuditorPublicKey};
+use audit_core::keyring::{AuditorKeyFile, KdfCost, KeyRing, KeyUri, Passphrase, PassphraseSource as _, Protection};
+use audit_core::log::{Log, LogOptions, StateFile};
+use audit_core::time::{IdSource as _, System};
+
+use crate::cli::InitArgs;
+use crate::config::{CONFIG_NAME, ConfigFile, Settings, Source};
+use crate::context::StoreUrl;
+use crate::error::{CliError, Result};
+use crate::output;
+
+const AUDITOR_FILE: &str = "audit-trail-auditor.key";
+
+/// What the new log is to be.
+pub(crate) struct Wanted {
+    pub(crate) origin: String,
+    pub(crate) store: StoreUrl,
+    pub(crate) store_url: String,
+    pub(crate) key: KeyUri,
+    pub(crate) key_uri: String,
+    pub(crate) state_dir: PathBuf,
+    pub(crate) config: PathBuf,
+    /// The public key of an auditor, or where to put a new key pair.
+    pub(crate) auditor: Result<AuditorPublicKey, PathBuf>,
+    pub(crate) passphrase: Option<Passphrase>,
+}
+
+/// What was made.
+pub(crate) struct Made {
+    pub(crate) vkey: String,
+    pub(crate) keys: Arc<KeyRing>,
+    pub(crate) files: Vec<PathBuf>,
+}
+
+pub(crate) async fn run(settings: &Settings, args: &InitArgs) -> Result<u8> {
+    let here = std::env::current_dir()
+        .map_err(|e| CliError::because("the current folder can't be read", &e))?;
+    let config = match &settings.file {
+        Some(path) => {
+            return Err(CliError::usage(format!("there is a configuration file already: {}", path.display()))
+                .hint("a log is made once; go to another folder to make another one"));
+        }
+        None => here.join(CONFIG_NAME),
+    };
+    // What a flag or the environment says is kept; paths are written whole, so that the file works from every folder.
+    let store_url = match &settings.store {
+        Some(setting) => setting.value.clone(),
+        None => format!("sqlite:{}", here.join("audit-trail.db").display()),
+    };
+    let key_uri = match &settings.key {
+        Some(setting) => setting.value.clone(),
+        None => format!("file:{}", here.join("audit-trail.key").display()),
+    };
+    let store: StoreUrl = store_url.parse()?;
+    let key: KeyUri = key_uri.parse().map_err(|e: audit_core::Error| CliError::from(e).code(2))?;
+    let auditor = match &args.auditor_key {
+        Some(path) => Ok(AuditorKeyFile::load_public(path)?),
+        None => Err(here.join(AUDITOR_FILE)),
+    };
+    let origin = match &args.origin {
+        Some(origin) => origin.clone(),
+        None => default_origin(),
+    };
+    audit_core::entry::check_origin(&origin).map_err(|e| CliError::from(e).code(2))?;
+    let sealed = !args.no_passphrase && matches!(key, KeyUri::File(_));
+    let passphrase = if sealed { Some(new_passphrase()?) } else { None };
+    let wanted = Wanted {
+        origin: origin.clone(),
+        store_url: absolute(&store_url, "sqlite:", &here),
+        key_uri: absolute(&key_uri, "file:", &here),
+        store,
+        key,
+        state_dir: settings.state_dir.value.clone(),
+        config: config.clone(),
+        auditor,
+        passphrase,
+    };
+    let auditor_file = wanted.auditor.as_ref().err().cloned();
+    let shown = [wanted.store_url.clone(), wanted.key_uri.clone()];
+    let made = make_log(wanted).await?;
+
+    output::note(&format!("log       {origin}"));
+    output::note(&format!("store     {}", shown[0]));
+    output::note(&format!("keys      {}{}", shown[1], if args.no_passphrase { "  (not sealed: --no-passphrase)" } else { "" }));
+    output::note(&format!("settings  {}", config.display()));
+    output::note(&format!(
+        "state     {}{}",
+        settings.state_dir.value.display(),
+        if settings.state_dir.source == Source::Default { "  (keep it apart from the store and its backups)" } else { "" }
+    ));
+    output::note("\npublic key of the log; give it to everybody who verifies:");
+    output::line(&made.vkey)?;
+    output::note("\ncarry away, to where this host's administrators can't reach:");
+    output::note("  - the public key above, and now and then a checkpoint (`audit-trail checkpoint`)");
+    if let Some(path) = auditor_file {
+        output::note(&format!(
+            "  - {}: the auditor's private key. Move it, don't copy it: with it gone,\n    \
+             nobody on this host can rewrite closed epochs, and only its holder can check them",
+            path.display()
+        ));
+    }
+    output::note("  - a copy of the key ring and its passphrase: without them the content can't be read again");
+    output::note("\nnext:");
+    output::note("  audit-trail serve                 # then point a client at http://127.0.0.1:8484/openai/v1");
+    output::note("  audit-trail log --follow          # see what it records");
+    output::note("  audit-trail verify                # check all of it");
+    Ok(0)
+}
+
+/// Makes keys, store, log and configuration file. If a step fails, what the steps before it made is removed again.
+pub(crate) async fn make_log(wanted: Wanted) -> Result<Made> {
+    let mut files = Vec::new();
+    match steps(wanted, &mut files).await {
+        Ok((vkey, keys)) => Ok(Made { vkey, keys, files }),
+        Err(e) => {
+            for file in files {
+                drop(std::fs::remove_file(file));
+            }
+            Err(e)
+        }
+    }
+}
+
+async fn steps(wanted: Wanted, files: &mut Vec<PathBuf>) -> Result<(String, Arc<KeyRing>)> {
+    let cost = KdfCost::STANDARD;
+    let protection = || match &wanted.passphrase {
+        Some(passphrase) => Protection::Passphrase(passphrase, cost),
+        None => Protection::None,
+    };
+    // A state file under this name is the memory of another log; signing on top of it would be a fork.
+    let state = StateFile::new(&wanted.state_dir, &wanted.origin);
+    if state.read()?.is_some() {
+        return Err(CliError::new(format!(
+            "this host remembers a log {:?} already ({})",
+            wanted.origin,
+            state.path().display()
+        ))
+        .hint("give the new log another --origin"));
+    }
+    let auditor = match &wanted.auditor {
+        Ok(public) => *public,
+        Err(path) => {
+            let key = AuditorKey::random(&System);
+            // It is carried away, so the operator's passphrase has no business with it.
+            AuditorKeyFile::write_private(path, &key, &Protection::None, &System)?;
+            files.push(path.clone());
+            key.public()
+        }
+    };
+    let keys = Arc::new(KeyRing::generate(&wanted.origin, auditor, &System)?);
+    keys.store_new(&wanted.key, &protection(), &System)?;
+    if let KeyUri::File(path) = &wanted.key {
+        files.push(path.clone());
+    }
+    let store = wanted.store.create()?;
+    if let Some(path) = wanted.store.path() {
+        files.push(path.to_owned());
+    }
+    let mut options = LogOptions::new(store, Arc::clone(&keys));
+    options.state_dir = Some(wanted.state_dir.clone());
+    let log = Log::create(options).await?;
+    log.close().await?;
+    files.push(state.path().to_owned());
+    let vkey = keys.vkey().to_string();
+    let file = ConfigFile {
+        store: Some(wanted.store_url.clone()),
+        key: Some(wanted.key_uri.clone()),
+        state_dir: Some(wanted.state_dir.clone()),
+        vkey: Some(vkey.clone()),
+        ..ConfigFile::default()
+    };
+    write_new(&wanted.config, file.to_text()?.as_bytes())?;
+    files.push(wanted.config.clone());
+    Ok((vkey, keys))
+}
+
+fn write_new(path: &Path, bytes: &[u8]) -> Result<()> {
+    std::fs::OpenOptions::new()
+        .write(true)
+        .create_new(true)
+        .mode(0o644)
+        .open(path)
+        .and_then(|mut file| file.write_all(bytes).and_then(|()| file.sync_all()))
+        .map_err(|e| CliError::because(format!("{} can't be written", path.display()), &e))
+}
+
+/// `scheme:relative` with the path made absolute.
+fn absolute(url: &str, scheme: &str, here: &Path) -> String {
+    match url.strip_prefix(scheme) {
+        Some(path) if Path::new(path).is_relative() => format!("{scheme}{}", here.join(path).display()),
+        _ => url.to_owned(),
+    }
+}
+
+/// The host's name and a random part: good enough to be unique, and it says that nobody chose it.
+fn default_origin() -> String {
+    let host: String = rustix::system::uname()
+        .nodename()
+        .to_string_lossy()
+        .chars()
+        .filter(|c| c.is_ascii_alphanumeric() || matches!(c, '.' | '-'))
+        .take(64)
+        .collect();
+    let mut random = [0; 4];
+    System.fill(&mut random);
+    format!("{}/audit-trail/{}", if host.is_empty() { "host" } else { &host }, audit_core::hex::encode(&random))
+}
+
+/// The passphrase for new key files: from where a later start finds it, else asked for twice.
+fn new_passphrase() -> Result<Passphrase> {
+    let hint = "set AUDIT_TRAIL_PASSPHRASE_FILE to a file with the passphrase, use the systemd credential \
+                audit-trail-passphrase, run this in a terminal, or say --no-passphrase";
+    let unattended = audit_core::keyring::EnvironmentPassphrase::new(crate::context::environment);
+    match unattended.passphrase("the new key ring") {
+        Ok(passphrase) => return Ok(passphrase),
+        Err(e) if !std::io::IsTerminal::is_terminal(&std::io::stdin()) => {
+            return Err(CliError::from(e).code(2).hint(hint));
+        }
+        // Only a source that is there and can't be used is an error for somebody at a terminal.
+        Err(e) if crate::context::environment("AUDIT_TRAIL_PASSPHRASE_FILE").is_some() => {
+            return Err(CliError::from(e).code(2).hint(hint));
+        }
+        Err(_) => {}
+    }
+    let read = |prompt: &str| {
+        rpassword::prompt_password(prompt)
+            .map(zeroize::Zeroizing::new)
+            .map_err(|e| CliError::because("the passphrase can't be read", &e))
+    };
+    let first = read("New passphrase for the key ring: ")?;
+    let second = read("Again: ")?;
+    if *first != *second {
+        return Err(CliError::usage("the two passphrases differ"));
+    }
+    Ok(Passphrase::new(first.as_bytes().to_vec())?)
+}

@@ -1,0 +1,94 @@
+//! The commands.
+
+mod checkpoint;
+mod config;
+mod doctor;
+mod emit;
+mod export;
+mod init;
+mod log;
+mod prove;
+mod serve;
+mod show;
+mod verify;
+
+pub(crate) use init::{Made, Wanted, make_log};
+pub(crate) use log::{header as log_header, row as log_row};
+pub(crate) use serve::Stderr;
+pub(crate) use verify::{Request, run_verifier};
+
+use std::future::Future;
+
+use audit_core::reader::LogReader;
+use clap::CommandFactory;
+use uuid::Uuid;
+
+use crate::cli::{Cli, Command};
+use crate::config::Settings;
+use crate::context::{Context, environment};
+use crate::error::{CliError, Result};
+
+/// Runs the command; the answer is the exit code.
+pub(crate) fn run(cli: Cli) -> Result<u8> {
+    let settings = || Settings::load(&cli.global, &environment);
+    let context = || Ok::<_, CliError>(Context { settings: settings()? });
+    match cli.command {
+        Command::Init(args) => block_on(init::run(&settings()?, &args)),
+        Command::Serve(args) => block_on(serve::run(&context()?, &args)),
+        Command::Emit(args) => block_on(emit::run(&context()?, args)),
+        Command::Log(args) => block_on(log::run(&context()?, &args)),
+        Command::Show(args) => block_on(show::run(&context()?, &args)),
+        Command::Verify(args) => block_on(verify::run(&context()?, &args)),
+        Command::Prove(args) => block_on(prove::run(&context()?, &args)),
+        Command::Export(args) => block_on(export::run(&context()?, &args)),
+        Command::Checkpoint => block_on(checkpoint::run(&context()?)),
+        Command::Doctor => block_on(doctor::run(&context()?)),
+        Command::Demo(args) => block_on(crate::demo::run(&args)),
+        Command::Config { command } => config::run(&settings()?, &command),
+        Command::Completions { shell } => {
+            let mut script = Vec::new();
+            clap_complete::generate(shell, &mut Cli::command(), "audit-trail", &mut script);
+            crate::output::bytes(&script)?;
+            Ok(0)
+        }
+    }
+}
+
+fn block_on(command: impl Future<Output = Result<u8>>) -> Result<u8> {
+    tokio::runtime::Builder::new_multi_thread()
+        .enable_all()
+        .build()
+        .map_err(|e| CliError::because("the runtime can't be started", &e))?
+        .block_on(command)
+}
+
+/// The index that a person means: an event id or a leaf index.
+async fn index_of(reader: &LogReader, id: &str) -> Result<u64> {
+    if let Ok(index) = id.parse::<u64>() {
+        return Ok(index);
+    }
+    let event: Uuid = id.parse().map_err(|_| {
+        CliError::usage(format!("{:?} is neither an event id nor a leaf index", crate::output::cut(id, 60)))
+    })?;
+    reader
+        .position(event)
+        .await?
+        .ok_or_else(|| CliError::new(format!("the log has no event {event}")))
+}
+
+/// `NAME=VALUE`.
+fn pair<'a>(flag: &str, text: &'a str) -> Result<(&'a str, &'a str)> {
+    text.split_once('=')
+        .filter(|(name, _)| !name.is_empty())
+        .ok_or_else(|| CliError::usage(format!("{flag} {text:?} is not of the form NAME=VALUE")))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn the_command_line_is_consistent() {
+        Cli::command().debug_assert();
+    }
+}

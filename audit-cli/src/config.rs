@@ -1,0 +1,240 @@
+//! Settings: a flag wins over the environment, the environment over the file, the file over the default.
+
+use std::collections::BTreeMap;
+use std::ffi::OsString;
+use std::fmt;
+use std::path::{Path, PathBuf};
+
+use serde::{Deserialize, Serialize};
+
+use crate::error::{CliError, Result};
+
+/// Bytes of a configuration file.
+const CONFIG_BYTES_MAX: u64 = 1024 * 1024;
+/// The file that is looked for in the current folder.
+pub(crate) const CONFIG_NAME: &str = "audit-trail.toml";
+
+/// The configuration file.
+#[derive(Debug, Clone, Default, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub(crate) struct ConfigFile {
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub(crate) store: Option<String>,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub(crate) key: Option<String>,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub(crate) state_dir: Option<PathBuf>,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub(crate) vkey: Option<String>,
+    #[serde(default, skip_serializing_if = "ServeFile::is_empty")]
+    pub(crate) serve: ServeFile,
+}
+
+/// The section `serve`.
+#[derive(Debug, Clone, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub(crate) struct ServeFile {
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub(crate) listen: Option<String>,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub(crate) request_body_bytes_max: Option<u64>,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub(crate) response_record_bytes_max: Option<u64>,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub(crate) connect_timeout_ms: Option<u64>,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub(crate) response_head_timeout_ms: Option<u64>,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub(crate) response_idle_timeout_ms: Option<u64>,
+    /// Named as the system in every event.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub(crate) system: Option<String>,
+    #[serde(default, skip_serializing_if = "BTreeMap::is_empty")]
+    pub(crate) upstreams: BTreeMap<String, String>,
+}
+
+impl ServeFile {
+    fn is_empty(&self) -> bool {
+        *self == Self::default()
+    }
+}
+
+/// Where a setting comes from.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub(crate) enum Source {
+    Flag(&'static str),
+    Environment(&'static str),
+    File(PathBuf),
+    Default,
+}
+
+impl fmt::Display for Source {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            Self::Flag(name) => write!(f, "flag {name}"),
+            Self::Environment(name) => write!(f, "environment {name}"),
+            Self::File(path) => write!(f, "file {}", path.display()),
+            Self::Default => f.write_str("default"),
+        }
+    }
+}
+
+/// A setting and where it comes from.
+#[derive(Debug, Clone)]
+pub(crate) struct Setting<T> {
+    pub(crate) value: T,
+    pub(crate) source: Source,
+}
+
+/// What the flags say, for all commands alike.
+#[derive(Debug, Clone, Default, clap::Args)]
+pub(crate) struct GlobalFlags {
+    /// Configuration file [env: AUDIT_TRAIL_CONFIG] [default: ./audit-trail.toml, then the user's configuration folder]
+    #[arg(long, global = true, value_name = "FILE")]
+    pub(crate) config: Option<PathBuf>,
+    /// Store of the log, for example sqlite:/var/lib/audit-trail/log.db [env: AUDIT_TRAIL_STORE]
+    #[arg(long, global = true, value_name = "URL")]
+    pub(crate) store: Option<String>,
+    /// Key ring of the log: file:PATH or keyring:SERVICE [env: AUDIT_TRAIL_KEY]
+    #[arg(long, global = true, value_name = "URI")]
+    pub(crate) key: Option<String>,
+    /// Folder in which the publisher remembers what it signed; not where the store lies [env: AUDIT_TRAIL_STATE_DIR]
+    #[arg(long, global = true, value_name = "DIR")]
+    pub(crate) state_dir: Option<PathBuf>,
+}
+
+/// The environment, passed in.
+pub(crate) type Environment<'a> = &'a dyn Fn(&str) -> Option<OsString>;
+
+/// All settings.
+#[derive(Debug, Clone)]
+pub(crate) struct Settings {
+    /// The configuration file that was read.
+    pub(crate) file: Option<PathBuf>,
+    pub(crate) store: Option<Setting<String>>,
+    pub(crate) key: Option<Setting<String>>,
+    pub(crate) state_dir: Setting<PathBuf>,
+    pub(crate) vkey: Option<Setting<String>>,
+    pub(crate) serve: ServeFile,
+}
+
+impl Settings {
+    pub(crate) fn load(flags: &GlobalFlags, environment: Environment<'_>) -> Result<Self> {
+        let (path, must_exist) = match (&flags.config, text(environment, "AUDIT_TRAIL_CONFIG")?) {
+            (Some(path), _) => (Some(path.clone()), true),
+            (None, Some(path)) => (Some(PathBuf::from(path)), true),
+            (None, None) => (found(environment), false),
+        };
+        let file = match &path {
+            Some(path) if must_exist || path.exists() => read(path)?,
+            _ => ConfigFile::default(),
+        };
+        let from_file = |value: Option<String>| {
+            value.map(|value| Setting { value, source: Source::File(path.clone().unwrap_or_default()) })
+        };
+        let pick = |flag: Option<String>, flag_name, variable, in_file| -> Result<Option<Setting<String>>> {
+            Ok(match (flag, text(environment, variable)?) {
+                (Some(value), _) => Some(Setting { value, source: Source::Flag(flag_name) }),
+                (None, Some(value)) => Some(Setting { value, source: Source::Environment(variable) }),
+                (None, None) => from_file(in_file),
+            })
+        };
+        let store = pick(flags.store.clone(), "--store", "AUDIT_TRAIL_STORE", file.store)?;
+        let key = pick(flags.key.clone(), "--key", "AUDIT_TRAIL_KEY", file.key)?;
+        let as_text = |path: &Path| path.to_string_lossy().into_owned();
+        let state_dir = pick(
+            flags.state_dir.as_deref().map(as_text),
+            "--state-dir",
+            "AUDIT_TRAIL_STATE_DIR",
+            file.state_dir.as_deref().map(as_text),
+        )?;
+        let state_dir = match state_dir {
+            Some(setting) => Setting { value: PathBuf::from(setting.value), source: setting.source },
+            None => Setting { value: default_state_dir(environment)?, source: Source::Default },
+        };
+        Ok(Self {
+            vkey: from_file(file.vkey),
+            file: path.filter(|p| p.exists()),
+            store,
+            key,
+            state_dir,
+            serve: file.serve,
+        })
+    }
+
+    /// The store's URL.
+    pub(crate) fn store(&self) -> Result<&str> {
+        self.store.as_ref().map(|s| s.value.as_str()).ok_or_else(|| missing("store", "--store URL"))
+    }
+
+    /// The key ring's URI.
+    pub(crate) fn key(&self) -> Result<&str> {
+        self.key.as_ref().map(|s| s.value.as_str()).ok_or_else(|| missing("key ring", "--key URI"))
+    }
+}
+
+fn missing(what: &str, flag: &str) -> CliError {
+    CliError::usage(format!("no {what} is set")).hint(format!(
+        "run `audit-trail init` first, go to the folder with {CONFIG_NAME}, or give {flag}"
+    ))
+}
+
+fn text(environment: Environment<'_>, name: &str) -> Result<Option<String>> {
+    environment(name)
+        .filter(|value| !value.is_empty())
+        .map(|value| {
+            value
+                .into_string()
+                .map_err(|_| CliError::usage(format!("environment variable {name} is not UTF-8")))
+        })
+        .transpose()
+}
+
+/// The configuration file that is there without being named.
+fn found(environment: Environment<'_>) -> Option<PathBuf> {
+    let here = PathBuf::from(CONFIG_NAME);
+    if here.exists() {
+        return Some(here);
+    }
+    let folder = environment("XDG_CONFIG_HOME")
+        .map(PathBuf::from)
+        .filter(|p| p.is_absolute())
+        .or_else(|| environment("HOME").map(|home| PathBuf::from(home).join(".config")))?;
+    Some(folder.join("audit-trail").join("config.toml")).filter(|p| p.exists())
+}
+
+/// `$XDG_STATE_HOME/audit-trail`, as the XDG base directory specification has it.
+fn default_state_dir(environment: Environment<'_>) -> Result<PathBuf> {
+    environment("XDG_STATE_HOME")
+        .map(PathBuf::from)
+        .filter(|p| p.is_absolute())
+        .or_else(|| environment("HOME").map(|home| PathBuf::from(home).join(".local/state")))
+        .map(|folder| folder.join("audit-trail"))
+        .ok_or_else(|| {
+            CliError::usage("there is no folder for the publisher's state: neither XDG_STATE_HOME nor HOME is set")
+                .hint("give --state-dir DIR")
+        })
+}
+
+fn read(path: &Path) -> Result<ConfigFile> {
+    let shown = path.display();
+    let length = std::fs::metadata(path)
+        .map_err(|e| CliError::because(format!("configuration file {shown} can't be read"), &e).code(2))?
+        .len();
+    if length > CONFIG_BYTES_MAX {
+        return Err(CliError::usage(format!(
+            "configuration file {shown} has {length} bytes, allowed are {CONFIG_BYTES_MAX}"
+        )));
+    }
+    let text = std::fs::read_to_string(path)
+        .map_err(|e| CliError::because(format!("configuration file {shown} can't be read"), &e).code(2))?;
+    toml::from_str(&text)
+        .map_err(|e| CliError::usage(format!("configuration file {shown} is wrong:\n{}", e.to_string().trim_end())))
+}
+
+impl ConfigFile {
+    /// The file's text.
+    pub(crate) fn to_text(&self) -> Result<String> {
+        toml::to_string(self).map_err(|e| CliError::because("the configuration can't be written", &e))
+    }
+}

@@ -1,0 +1,204 @@
+//! What every command starts from.
+
+use std::ffi::OsString;
+use std::str::FromStr;
+use std::sync::Arc;
+
+use audit_core::keyring::{EnvironmentPassphrase, KeyRing, KeyUri, Passphrase};
+use audit_core::log::{Log, LogOptions};
+use audit_core::reader::LogReader;
+use audit_core::store::{ReadStore, Store};
+use audit_core::time::{Clock, System, Timestamp};
+use audit_tlog::note::VerifierKey;
+
+use crate::config::Settings;
+use crate::error::{CliError, Result};
+
+/// Settings and how to open what they name.
+#[derive(Debug)]
+pub(crate) struct Context {
+    pub(crate) settings: Settings,
+}
+
+/// The process's environment.
+pub(crate) fn environment(name: &str) -> Option<OsString> {
+    std::env::var_os(name)
+}
+
+/// Where passphrases come from: a file, a systemd credential, or the person at the terminal.
+pub(crate) fn passphrases() -> EnvironmentPassphrase<'static> {
+    let source = EnvironmentPassphrase::new(environment);
+    if std::io::IsTerminal::is_terminal(&std::io::stdin()) {
+        source.with_prompt(|what| {
+            let text = rpassword::prompt_password(format!("Passphrase of {what}: "))
+                .map_err(|e| audit_core::Error::key("the passphrase can't be read").because(e))?;
+            Passphrase::new(text.into_bytes())
+        })
+    } else {
+        source
+    }
+}
+
+/// The store that a URL names.
+#[derive(Debug, Clone)]
+pub(crate) enum StoreUrl {
+    #[cfg(feature = "sqlite")]
+    Sqlite(std::path::PathBuf),
+}
+
+impl FromStr for StoreUrl {
+    type Err = CliError;
+
+    fn from_str(url: &str) -> Result<Self> {
+        let scheme = url.split_once(':').map_or(url, |(scheme, _)| scheme);
+        match scheme {
+            #[cfg(feature = "sqlite")]
+            "sqlite" => Ok(Self::Sqlite(audit_store_sqlite::parse_url(url)?)),
+            _ => Err(CliError::usage(format!(
+                "store URL has the scheme {:?}, this program has: {}",
+                scheme.chars().take(16).collect::<String>(),
+                Self::SCHEMES.join(", ")
+            ))
+            .hint("for example sqlite:/var/lib/audit-trail/log.db")),
+        }
+    }
+}
+
+impl StoreUrl {
+    const SCHEMES: &[&str] = &[
+        #[cfg(feature = "sqlite")]
+        "sqlite:PATH",
+    ];
+
+    /// Makes the store's file; there must be none.
+    pub(crate) fn create(&self) -> Result<Arc<dyn Store>> {
+        match self {
+            #[cfg(feature = "sqlite")]
+            Self::Sqlite(path) => Ok(Arc::new(audit_store_sqlite::SqliteStore::create_file(path)?)),
+        }
+    }
+
+    /// Opens it for writing.
+    pub(crate) fn open(&self) -> Result<Arc<dyn Store>> {
+        match self {
+            #[cfg(feature = "sqlite")]
+            Self::Sqlite(path) => Ok(Arc::new(audit_store_sqlite::SqliteStore::open(
+                path,
+                audit_store_sqlite::OpenMode::ReadWrite,
+            )?)),
+        }
+    }
+
+    /// Opens it for reading alone.
+    pub(crate) fn read(&self) -> Result<Arc<dyn ReadStore>> {
+        match self {
+            #[cfg(feature = "sqlite")]
+            Self::Sqlite(path) => Ok(Arc::new(audit_store_sqlite::SqliteStore::open(
+                path,
+                audit_store_sqlite::OpenMode::ReadOnly,
+            )?)),
+        }
+    }
+
+    /// Its file, where it has one.
+    pub(crate) fn path(&self) -> Option<&std::path::Path> {
+        match self {
+            #[cfg(feature = "sqlite")]
+            Self::Sqlite(path) => Some(path),
+        }
+    }
+}
+
+impl Context {
+    pub(crate) fn store_url(&self) -> Result<StoreUrl> {
+        self.settings.store()?.parse()
+    }
+
+    /// The log's keys.
+    pub(crate) fn keys(&self) -> Result<Arc<KeyRing>> {
+        let uri: KeyUri = self.settings.key()?.parse().map_err(|e: audit_core::Error| {
+            CliError::from(e).code(2)
+        })?;
+        KeyRing::load(&uri, &passphrases()).map(Arc::new).map_err(|e| {
+            CliError::from(e).hint(
+                "the key ring is where `audit-trail init` put it; its passphrase is read from the file that \
+                 AUDIT_TRAIL_PASSPHRASE_FILE names, from the systemd credential audit-trail-passphrase, or asked for",
+            )
+        })
+    }
+
+    /// Options for a writer run.
+    pub(crate) fn log_options(&self) -> Result<LogOptions> {
+        let store = self.store_url()?.open()?;
+        let mut options = LogOptions::new(store, self.keys()?);
+        options.state_dir = Some(self.settings.state_dir.value.clone());
+        Ok(options)
+    }
+
+    /// The log, opened for writing.
+    pub(crate) async fn log(&self) -> Result<Log> {
+        Ok(Log::open(self.log_options()?).await?)
+    }
+
+    /// A read handle that decrypts.
+    pub(crate) fn reader(&self) -> Result<LogReader> {
+        let store = self.store_url()?.read()?;
+        Ok(LogReader::new(store, self.keys()?))
+    }
+
+    /// The public key of the log: from `flag` (a key, or `@FILE`), else from the configuration.
+    pub(crate) fn vkey(&self, flag: Option<&str>) -> Result<VerifierKey> {
+        let (text, whose) = match (flag, &self.settings.vkey) {
+            (Some(flag), _) => match flag.strip_prefix('@') {
+                Some(path) => (
+                    std::fs::read_to_string(path)
+                        .map_err(|e| CliError::because(format!("{path} can't be read"), &e).code(2))?,
+                    path.to_owned(),
+                ),
+                None => (flag.to_owned(), "--vkey".to_owned()),
+            },
+            (None, Some(setting)) => (setting.value.clone(), setting.source.to_string()),
+            (None, None) => {
+                return Err(CliError::usage("the public key of the log is not known").hint(
+                    "give --vkey KEY, or a configuration file with `vkey`; `audit-trail init` printed it",
+                ));
+            }
+        };
+        text.trim()
+            .parse()
+            .map_err(|e: audit_tlog::note::NoteError| {
+                CliError::because(format!("the public key from {whose} is wrong"), &e).code(2)
+            })
+    }
+}
+
+/// Now.
+pub(crate) fn now() -> Timestamp {
+    System.now()
+}
+
+/// `90s`, `15m`, `2h`, `7d`.
+pub(crate) fn duration(text: &str) -> Result<std::time::Duration> {
+    let wrong = || CliError::usage(format!("{text:?} is not a duration like 90s, 15m, 2h or 7d"));
+    let unit = text.chars().last().ok_or_else(wrong)?;
+    let seconds: u64 = match unit {
+        's' => 1,
+        'm' => 60,
+        'h' => 3600,
+        'd' => 86_400,
+        _ => return Err(wrong()),
+    };
+    let number: u64 = text.trim_end_matches(unit).parse().map_err(|_| wrong())?;
+    number.checked_mul(seconds).map(std::time::Duration::from_secs).ok_or_else(wrong)
+}
+
+/// RFC 3339, or a duration back from now.
+pub(crate) fn time(text: &str) -> Result<Timestamp> {
+    if let Ok(back) = duration(text) {
+        let micros = i64::try_from(back.as_micros()).unwrap_or(i64::MAX);
+        return Ok(now().plus_micros(-micros));
+    }
+    Timestamp::parse_rfc3339(text).map_err(|e| {
+        CliError::from(e).code(2).hint("write a time like 2026-11-22T04:00:00Z, or a duration back from now like 2h")
+    })
+}

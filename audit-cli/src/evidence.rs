@@ -1,0 +1,66 @@
+//! A store as the offline verifier sees it.
+
+use std::ops::Range;
+use std::sync::Arc;
+
+use audit_core::datakey::KeyRecord;
+use audit_core::row::{Parts, Row};
+use audit_core::store::ReadStore;
+use audit_core::token::Token;
+use audit_core::Result;
+use audit_tlog::tile::Tile;
+use audit_verify::Evidence;
+use tokio::runtime::Handle;
+use uuid::Uuid;
+
+/// Blocks on a read handle; to be used outside of the runtime's own threads.
+#[derive(Debug)]
+pub(crate) struct StoreEvidence {
+    store: Arc<dyn ReadStore>,
+    runtime: Handle,
+}
+
+impl StoreEvidence {
+    /// Over a store, on the runtime of the caller.
+    pub(crate) fn new(store: Arc<dyn ReadStore>) -> Self {
+        Self { store, runtime: Handle::current() }
+    }
+
+    fn wait<T>(&self, call: impl Future<Output = Result<T>>) -> Result<T> {
+        self.runtime.block_on(call)
+    }
+}
+
+impl Evidence for StoreEvidence {
+    fn origin(&self) -> Result<Option<String>> {
+        Ok(self.wait(self.store.description())?.map(|d| d.origin))
+    }
+
+    fn size(&self) -> Result<u64> {
+        Ok(self.wait(self.store.head())?.size)
+    }
+
+    fn rows(&self, range: Range<u64>, parts: Parts) -> Result<Vec<Row>> {
+        self.wait(self.store.rows(range, parts))
+    }
+
+    fn token_rows(&self, after: Option<(Token, u64)>, limit: usize) -> Result<Vec<(Token, u64)>> {
+        self.wait(self.store.token_rows(after, limit))
+    }
+
+    fn tiles(&self, level: u8, after: Option<u64>, limit: usize) -> Result<Vec<Tile>> {
+        self.wait(self.store.tiles(level, after, limit))
+    }
+
+    fn checkpoints(&self, after: u64, limit: usize) -> Result<Vec<(u64, Vec<u8>)>> {
+        self.wait(self.store.checkpoints(after, limit))
+    }
+
+    fn keys(&self, after: Option<Uuid>, limit: usize) -> Result<Vec<KeyRecord>> {
+        self.wait(self.store.keys(after, limit))
+    }
+
+    fn key(&self, id: Uuid) -> Result<Option<KeyRecord>> {
+        self.wait(self.store.key(id))
+    }
+}
