@@ -11,3 +11,4 @@
 mod keyring;
 mod log;
 mod primitives;
+mod vectors;

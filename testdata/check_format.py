@@ -1,0 +1,324 @@
+#!/usr/bin/env python3
+"""Checks testdata/format-1.json against docs/format.md, as a second implementation.
+
+Needs Python's standard library and the package `cryptography`. zstd is checked where Python has it (3.14 and later).
+Exits with 0 if every vector holds.
+"""
+import base64
+import hashlib
+import hmac
+import json
+import pathlib
+import struct
+import sys
+import uuid
+
+from cryptography.exceptions import InvalidSignature, InvalidTag
+from cryptography.hazmat.primitives import hashes
+from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PublicKey
+from cryptography.hazmat.primitives.asymmetric.x25519 import X25519PrivateKey, X25519PublicKey
+from cryptography.hazmat.primitives.ciphers.aead import AESGCM
+from cryptography.hazmat.primitives.kdf.hkdf import HKDF
+from cryptography.hazmat.primitives.serialization import Encoding, PublicFormat
+
+try:
+    from compression import zstd
+except ImportError:
+    zstd = None
+
+HERE = pathlib.Path(__file__).resolve().parent
+checks = 0
+
+
+def check(condition, what):
+    global checks
+    checks += 1
+    if not condition:
+        raise SystemExit(f"wrong: {what}")
+
+
+# ------------------------------------------------------------------ §1 conventions
+
+def label(name):
+    return b"audit-trail/1 " + name.encode() + b"\0"
+
+
+def lp(data):
+    return struct.pack(">H", len(data)) + data
+
+
+def sha256(data):
+    return hashlib.sha256(data).digest()
+
+
+def mac(key, data):
+    return hmac.new(key, data, hashlib.sha256).digest()
+
+
+def hkdf(key, info):
+    return HKDF(algorithm=hashes.SHA256(), length=32, salt=None, info=label(info)).derive(key)
+
+
+def aead_open(key, sealed, ad):
+    return AESGCM(key).decrypt(sealed[:12], sealed[12:], ad)
+
+
+def canonical(value):
+    """RFC 8785 for what the vectors hold: strings, integers, and the doubles that Python writes as ECMAScript does."""
+    if isinstance(value, dict):
+        items = sorted(value.items(), key=lambda kv: kv[0].encode("utf-16-be"))
+        return b"{" + b",".join(canonical(k) + b":" + canonical(v) for k, v in items) + b"}"
+    if isinstance(value, list):
+        return b"[" + b",".join(canonical(v) for v in value) + b"]"
+    if isinstance(value, float):
+        if value == int(value) and abs(value) < 1e21:
+            return str(int(value)).encode()
+        return repr(value).encode()
+    return json.dumps(value, ensure_ascii=False).encode()
+
+
+# ------------------------------------------------------------------ §3 tree
+
+def node(left, right):
+    return sha256(b"\1" + left + right)
+
+
+def root(leaves):
+    if not leaves:
+        return sha256(b"")
+    if len(leaves) == 1:
+        return leaves[0]
+    k = 1
+    while k * 2 < len(leaves):
+        k *= 2
+    return node(root(leaves[:k]), root(leaves[k:]))
+
+
+def root_from_proof(leaf, index, size, proof):
+    """RFC 9162 §2.1.3.2."""
+    fn, sn, r = index, size - 1, leaf
+    for p in proof:
+        check(sn != 0, "inclusion proof is too long")
+        if fn & 1 or fn == sn:
+            r = node(p, r)
+            while fn & 1 == 0 and fn != 0:
+                fn, sn = fn >> 1, sn >> 1
+        else:
+            r = node(r, p)
+        fn, sn = fn >> 1, sn >> 1
+    check(sn == 0, "inclusion proof is too short")
+    return r
+
+
+# ------------------------------------------------------------------ HPKE, RFC 9180, base mode
+
+def hpke_open(private, enc, info, ad, ciphertext):
+    kem, suite = b"KEM" + b"\0\x20", b"HPKE" + b"\0\x20" + b"\0\x01" + b"\0\x02"
+
+    def extract(salt, tag, ikm, sid):
+        return mac(salt or bytes(32), b"HPKE-v1" + sid + tag + ikm)
+
+    def expand(prk, tag, info, length, sid):
+        data, out, block, i = struct.pack(">H", length) + b"HPKE-v1" + sid + tag + info, b"", b"", 1
+        while len(out) < length:
+            block = mac(prk, block + data + bytes([i]))
+            out, i = out + block, i + 1
+        return out[:length]
+
+    public = private.public_key().public_bytes(Encoding.Raw, PublicFormat.Raw)
+    dh = private.exchange(X25519PublicKey.from_public_bytes(enc))
+    shared = expand(extract(b"", b"eae_prk", dh, kem), b"shared_secret", enc + public, 32, kem)
+    context = b"\0" + extract(b"", b"psk_id_hash", b"", suite) + extract(b"", b"info_hash", info, suite)
+    secret = extract(shared, b"secret", b"", suite)
+    key = expand(secret, b"key", context, 32, suite)
+    nonce = expand(secret, b"base_nonce", context, 12, suite)
+    return AESGCM(key).decrypt(nonce, ciphertext, ad)
+
+
+# ------------------------------------------------------------------ §4 content
+
+def fields_of(content, payloads):
+    out = {}
+    for member, value in content.items():
+        if member in ("attributes", "refs"):
+            for name, inner in value.items():
+                out[f"{member}/{name}"] = canonical(inner)
+        else:
+            out[member] = canonical(value)
+    for name, data in payloads:
+        out[f"payloads/{name}"] = data
+    return out
+
+
+def commitment(secret, name, value):
+    salt = mac(secret, label("salt") + name.encode())
+    return sha256(label("field") + salt + lp(name.encode()) + value)
+
+
+def unpack(packed, plain, what):
+    codec, body = packed[0], packed[1:]
+    if codec == 0:
+        check(body == plain, f"{what}: stored bytes")
+    elif zstd is not None:
+        dictionary = None
+        if codec == 2:
+            raw = (HERE.parent / "audit-core/src/dictionary-1.txt").read_bytes()
+            dictionary = zstd.ZstdDict(raw, is_raw=True)
+        else:
+            check(codec == 1, f"{what}: codec")
+        check(zstd.decompress(body, zstd_dict=dictionary) == plain, f"{what}: decompressed bytes")
+    else:
+        check(codec in (1, 2), f"{what}: codec")
+
+
+def check_content(v, out, entry, data_key, origin):
+    event = uuid.UUID(entry["event"]).bytes
+    stored = bytes.fromhex(out["parts"])
+    payloads = [(p["name"], bytes.fromhex(p["hex"]) * p["times"]) for p in out["payloads"]]
+
+    def take(part, name):
+        nonlocal stored
+        sealed, stored = stored[:part["stored"]], stored[part["stored"]:]
+        check(sha256(sealed).hex() == part["sha256"], f"{name}: sha256 of the stored part")
+        ad = label("part") + lp(origin) + event + lp(name.encode())
+        try:
+            return aead_open(data_key, sealed, ad)
+        except InvalidTag:
+            raise SystemExit(f"wrong: {name} doesn't open") from None
+
+    content = canonical(out["content"])
+    plain = take(entry["content"], "content")
+    secret = plain[:32]
+    check(entry["content"]["length"] == len(content), "content.length")
+    unpack(plain[32:], content, "content")
+    for part, (name, data) in zip(entry.get("payloads", []), payloads, strict=True):
+        check(part["name"] == name and part["length"] == len(data), f"payload {name}")
+        check(commitment(secret, f"payloads/{name}", data).hex() == part["commitment"], f"commitment of {name}")
+        unpack(take(part, f"payloads/{name}"), data, name)
+    check(stored == b"", "parts have trailing bytes")
+
+    fields = sorted(fields_of(out["content"], payloads).items(), key=lambda f: f[0].encode())
+    leaves = [sha256(b"\0" + commitment(secret, name, value)) for name, value in fields]
+    check(entry["content"]["fields"] == len(leaves), "content.fields")
+    check(root(leaves).hex() == entry["content"]["root"], "content.root")
+    if "disclosed" in out:
+        d = out["disclosed"]
+        one = sha256(label("field") + bytes.fromhex(d["salt"]) + lp(d["name"].encode()) + d["value"].encode())
+        got = root_from_proof(sha256(b"\0" + one), d["position"], len(leaves), [bytes.fromhex(h) for h in d["proof"]])
+        check(got.hex() == entry["content"]["root"], "disclosed field")
+
+
+def check_tokens(v, out, entry, index_key):
+    c = out["content"]
+    wanted = [("session", c.get("session_id")), ("actor", c.get("actor", {}).get("id")),
+              ("behalf", c.get("on_behalf_of", {}).get("id")), ("subject", c.get("subject"))]
+    wanted += [(f"refs/{n}", x) for n, x in c.get("refs", {}).items()]
+    tokens = sorted({mac(index_key, label("token") + lp(f.encode()) + x.encode())[:16] for f, x in wanted if x})
+    check([t.hex() for t in tokens] == out["tokens"]["tokens"], "tokens")
+    salt = bytes.fromhex(out["tokens"]["salt"])
+    digest = sha256(label("tokens") + salt + struct.pack(">I", len(tokens)) + b"".join(tokens))
+    check(entry["tokens"] == {"count": len(tokens), "hash": digest.hex()}, "hash of the tokens")
+
+
+# ------------------------------------------------------------------ §3 checkpoints
+
+def check_checkpoint(note, v, leaves):
+    text, signature = note.split("\n\n", 1)
+    origin, size, b64 = text.split("\n")
+    check(origin == v["ring"]["origin"], "origin of the checkpoint")
+    check(base64.b64decode(b64) == root(leaves[:int(size)]), f"root hash of checkpoint {size}")
+    name, key_hash, key = v["vkey"].split("+", 2)
+    check(name == origin, "name of the key")
+    key = base64.b64decode(key)
+    check(sha256(name.encode() + b"\n" + key)[:4].hex() == key_hash, "key hash")
+    line = signature.strip().split(" ")
+    check(line[0] == "—" and line[1] == name, "signature line")
+    raw = base64.b64decode(line[2])
+    check(raw[:4].hex() == key_hash, "key hash of the signature")
+    try:
+        Ed25519PublicKey.from_public_bytes(key[1:]).verify(raw[4:], (text + "\n").encode())
+    except InvalidSignature:
+        raise SystemExit("wrong: signature of the checkpoint") from None
+    return int(size)
+
+
+def main():
+    v = json.loads((HERE / "format-1.json").read_text())
+    check(v["v"] == 1, "version")
+    ring = v["ring"]
+    origin = ring["origin"].encode()
+    index_key = bytes.fromhex(ring["index"])
+    auditor = X25519PrivateKey.from_private_bytes(bytes.fromhex(v["auditor_private"]))
+    check(auditor.public_key().public_bytes(Encoding.Raw, PublicFormat.Raw).hex() == ring["auditor"], "auditor key")
+    f = v["fingerprint"]
+    got = mac(index_key, label("fingerprint") + lp(f["what"].encode()) + bytes.fromhex(f["secret"]))
+    check(got.hex() == f["hash"], "fingerprint")
+
+    # §5
+    wrapping = {w["generation"]: bytes.fromhex(w["key"]) for w in ring["wrapping"]}
+    data_keys, digests = {}, {}
+    for k in v["keys"]:
+        head = (uuid.UUID(k["id"]).bytes + bytes.fromhex(k["scope"]) + uuid.UUID(k["run"]).bytes
+                + struct.pack(">I", k["generation"]))
+        wrapped = bytes.fromhex(k["wrapped"])
+        data_keys[k["id"]] = aead_open(wrapping[k["generation"]], wrapped, label("data-key") + lp(origin) + head)
+        digests[k["id"]] = sha256(label("data-key-record") + head + wrapped).hex()
+
+    runs, leaves, registered, introduced = {}, [], set(), set()
+    for index, out in enumerate(v["entries"]):
+        raw = out["entry"].encode()
+        entry = json.loads(raw)
+        check(canonical(entry) == raw, f"entry {index} is canonical")
+        leaves.append(sha256(b"\0" + raw))
+        check(leaves[-1].hex() == out["leaf_hash"], f"leaf hash {index}")
+        run = uuid.UUID(entry["run"]).bytes
+        unmaced = {k: x for k, x in entry.items() if k != "mac"}
+
+        # §7, §8
+        log = entry.get("log", {})
+        if log.get("keys"):
+            registered |= {k["public"] for k in log["keys"] if k["role"] == "writer"}
+        if "opening" in log:
+            opening = log["opening"]
+            check(opening["signer"] in registered, "the signer is registered")
+            unsigned = json.loads(canonical(unmaced))
+            del unsigned["log"]["opening"]["signature"]
+            try:
+                Ed25519PublicKey.from_public_bytes(bytes.fromhex(opening["signer"])).verify(
+                    bytes.fromhex(opening["signature"]), label("opening") + canonical(unsigned))
+            except InvalidSignature:
+                raise SystemExit(f"wrong: signature of opening {index}") from None
+            sealed = bytes.fromhex(opening["sealed"])
+            k0 = hpke_open(auditor, sealed[:32], label("run-key"), lp(origin) + run, sealed[32:])
+            runs[run] = {"key": k0, "epoch": 0, "seq": 0, "mac": bytes(32)}
+        state = runs[run]
+        check((entry["seq"], entry["epoch"]) == (state["seq"], state["epoch"]), f"place of entry {index} in its run")
+        expected = mac(hkdf(state["key"], "mac"), label("mac") + run + struct.pack(">Q", entry["seq"])
+                       + state["mac"] + sha256(canonical(unmaced)))
+        check(expected.hex() == entry["mac"], f"mac of entry {index}")
+        state["mac"], state["seq"] = expected, state["seq"] + 1
+        if entry["kind"] == "writer.epoch_closed":
+            state["key"], state["epoch"] = hkdf(state["key"], "evolve"), state["epoch"] + 1
+
+        for k in entry.get("keys", []):
+            check(digests[k["id"]] == k["digest"], f"digest of data key {k['id']}")
+            introduced.add(k["id"])
+        if "content" in entry:
+            check(entry["key"] in introduced, "the data key is introduced")
+            check_content(v, out, entry, data_keys[entry["key"]], origin)
+            check_tokens(v, out, entry, index_key)
+            c = out["content"]
+            scope = (f"subject:{c['subject']}" if "subject" in c else f"session:{c['session_id']}")
+            token = mac(index_key, label("token") + lp(b"scope") + scope.encode())[:16]
+            check(token.hex() == next(k["scope"] for k in v["keys"] if k["id"] == entry["key"]), "scope of the data key")
+    check(introduced == set(data_keys), "every data key is introduced")
+
+    sizes = [check_checkpoint(note, v, leaves) for note in v["checkpoints"]]
+    check(max(sizes) == len(leaves), "the last checkpoint covers the log")
+    unchecked = "" if zstd else "; zstd not checked: this Python has none"
+    print(f"format-1.json: {len(leaves)} entries, {len(data_keys)} data keys, {len(sizes)} checkpoints, "
+          f"{checks} checks hold{unchecked}")
+
+
+if __name__ == "__main__":
+    sys.exit(main())
