@@ -1,1 +1,55 @@
-//! To be written.
+//! Provider wire formats turned into facts for audit events.
+//!
+//! *In scope*: telling which API a request is for, reading what a request asks and what a response answers (whole or
+//! streamed, plain or compressed), naming those facts as OpenTelemetry's `GenAI` conventions do, and keeping credentials
+//! out of what is recorded.
+//! *Out of scope*: moving bytes. This crate is synchronous, opens no connection, reads no clock, and never changes a
+//! body: what is recorded is the bytes as they were on the wire, and these facts stand beside them.
+//!
+//! Nothing here fails. A body that can't be read yields the facts that are known, and a sentence in `unparsed` that says
+//! why; the record is never lost for it. Nothing here trusts its input either: every parser has a stated limit.
+//!
+//! ```
+//! use audit_capture::{Operation, Outcome, RequestHead, ResponseHead, ResponseParser, detect, request_facts};
+//!
+//! let head = RequestHead::new("POST", "/v1/chat/completions", vec![]);
+//! let api = detect(Some("openai"), None, &head.method, &head.path_and_query);
+//! assert_eq!(api.operation, Operation::Chat);
+//!
+//! let asked = request_facts(&api, &head, br#"{"model":"gpt-5","stream":true,"messages":[]}"#);
+//! assert_eq!(asked.model.as_deref(), Some("gpt-5"));
+//!
+//! let headers = vec![("content-type".to_owned(), b"text/event-stream".to_vec())];
+//! let mut parser = ResponseParser::new(&api, &ResponseHead::new(200, headers), asked.stream);
+//! let text = b"data: {\"choices\":[{\"delta\":{\"content\":\"Hi\"},\"finish_reason\":\"stop\"}]}\n\n";
+//! assert!(!parser.push(text).terminal);
+//! // From `safe` on the gateway holds the bytes back until the record is durable.
+//! let progress = parser.push(b"data: [DONE]\n\n");
+//! assert!(progress.terminal);
+//! assert_eq!(progress.safe, 0);
+//!
+//! let answered = parser.finish(Outcome::Complete);
+//! assert!(answered.complete);
+//! assert_eq!(answered.text(), "Hi");
+//! assert_eq!(answered.attributes()["gen_ai.response.finish_reasons"][0], "stop");
+//! ```
+
+mod api;
+mod attributes;
+pub mod credentials;
+mod encoding;
+mod head;
+mod json;
+mod provider;
+mod request;
+mod response;
+pub mod sse;
+
+pub use api::{Api, Operation, detect};
+pub use encoding::DECODED_BYTES_MAX;
+pub use head::{RequestHead, ResponseHead};
+pub use request::{IDS_MAX, RequestFacts, ToolResult, request_facts};
+pub use response::{
+    ApiError, BODY_BYTES_MAX, Outcome, Progress, ResponseFacts, ResponseParser, TEXT_BYTES_MAX,
+    ToolCall, ToolSide, Usage,
+};

@@ -43,8 +43,8 @@ pub(crate) fn effective(settings: &Settings, listen: Option<&str>, upstreams: &[
 pub(crate) struct Stderr;
 
 impl audit_gateway::Reporter for Stderr {
-    fn report(&self, message: &str) {
-        output::note(&format!("gateway: {}", output::printable(message)));
+    fn report(&self, notice: &audit_gateway::Notice) {
+        output::note(&format!("gateway: {}", output::printable(&notice.to_string())));
     }
 }
 
@@ -118,7 +118,21 @@ async fn serve(
         output::note(&format!("  http://{address}/{name}/…  →  {upstream}/…"));
     }
     let summary = bound.serve(stopped()).await.map_err(failed)?;
-    output::note(&format!("{summary}"));
+    output::note(&format!(
+        "{} connections, {} requests recorded, {} answers recorded, {} requests refused, {} of them because the log \
+         couldn't be written",
+        summary.connections,
+        summary.requests,
+        summary.responses,
+        summary.refused + summary.refused_unrecorded,
+        summary.refused_unrecorded
+    ));
+    if summary.unrecorded + summary.pending > 0 {
+        output::note(&format!(
+            "warning: {} answers were not recorded; their requests stand in the log without an answer",
+            summary.unrecorded + summary.pending
+        ));
+    }
     Ok(0)
 }
 

@@ -84,7 +84,7 @@ fn stream(events: Vec<String>) -> Response<Body> {
         }
     });
     let frames = futures(move |cx| receiver.poll_recv(cx).map(|c| c.map(|bytes| Ok(Frame::data(bytes)))));
-    let mut response = Response::new(BodyExt::boxed(StreamBody::new(frames)));
+    let mut response = Response::new(http_body_util::BodyExt::boxed(StreamBody::new(frames)));
     response
         .headers_mut()
         .insert("content-type", hyper::header::HeaderValue::from_static("text/event-stream; charset=utf-8"));

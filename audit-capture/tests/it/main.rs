@@ -1,0 +1,19 @@
+//! Integration tests: recorded exchanges, own snapshots, and properties under arbitrary and hostile bytes.
+
+#![expect(
+    clippy::unwrap_used,
+    clippy::panic,
+    clippy::print_stdout,
+    reason = "a panic is a test's report, and standard output where it says what it skipped; in helpers too"
+)]
+
+mod credentials;
+mod detection;
+mod encodings;
+mod fixtures;
+mod golden;
+mod hostile;
+mod limits;
+mod sse;
+mod streams;
+mod support;

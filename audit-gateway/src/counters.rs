@@ -1,0 +1,59 @@
+//! What the gateway has done so far.
+
+use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
+
+/// Counts since the start, for health and for the summary at the end.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
+#[non_exhaustive]
+pub struct Summary {
+    /// Connections accepted.
+    pub connections: u64,
+    /// `llm.request` events in the log.
+    pub requests: u64,
+    /// `llm.response` events in the log.
+    pub responses: u64,
+    /// Requests refused before anything was recorded or sent.
+    pub refused: u64,
+    /// Requests that did not leave because the log could not be written.
+    pub refused_unrecorded: u64,
+    /// Answers whose record is still being tried.
+    pub pending: u64,
+    /// Answers whose record was given up: their requests stand in the log without an answer.
+    pub unrecorded: u64,
+}
+
+#[derive(Debug, Default)]
+pub(crate) struct Counters {
+    pub(crate) connections: AtomicU64,
+    pub(crate) requests: AtomicU64,
+    pub(crate) responses: AtomicU64,
+    pub(crate) refused: AtomicU64,
+    pub(crate) refused_unrecorded: AtomicU64,
+    pub(crate) pending: AtomicU64,
+    pub(crate) unrecorded: AtomicU64,
+    /// Whether the last append failed.
+    pub(crate) log_failing: AtomicBool,
+}
+
+pub(crate) fn up(counter: &AtomicU64) {
+    counter.fetch_add(1, Ordering::Relaxed);
+}
+
+pub(crate) fn down(counter: &AtomicU64) {
+    counter.fetch_sub(1, Ordering::Relaxed);
+}
+
+impl Counters {
+    pub(crate) fn summary(&self) -> Summary {
+        let load = |counter: &AtomicU64| counter.load(Ordering::Relaxed);
+        Summary {
+            connections: load(&self.connections),
+            requests: load(&self.requests),
+            responses: load(&self.responses),
+            refused: load(&self.refused),
+            refused_unrecorded: load(&self.refused_unrecorded),
+            pending: load(&self.pending),
+            unrecorded: load(&self.unrecorded),
+        }
+    }
+}

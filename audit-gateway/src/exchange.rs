@@ -1,0 +1,669 @@
+//! One exchange with a provider: recorded, sent, relayed, recorded.
+//!
+//! It runs in a task of its own, so that a client who leaves doesn't take the record along.
+
+use std::collections::BTreeMap;
+use std::sync::Arc;
+use std::time::Duration;
+
+use audit_capture::{Api, RequestHead, ResponseHead};
+use audit_core::event::{Capture, Correlation, Event, Guarantee, Kind, Media, Payload};
+use audit_core::time::Timestamp;
+use audit_core::ErrorKind;
+use bytes::Bytes;
+use http_body_util::{BodyExt, Full};
+use hyper::body::{Body as _, Incoming};
+use hyper::header::{CONTENT_LENGTH, CONTENT_TYPE, HeaderValue};
+use hyper::http::{request, response};
+use hyper::{HeaderMap, Method, Request, Response, StatusCode, Uri};
+use serde_json::{Map, Value, json};
+use tokio::sync::{mpsc, oneshot, watch};
+use tokio::time::{Instant, sleep_until, timeout};
+use uuid::Uuid;
+
+use crate::body::{Body, Piece};
+use crate::config::Upstream;
+use crate::counters::{down, up};
+use crate::credentials;
+use crate::facts::{self, Reader};
+use crate::headers::{self, AuditHeaders};
+use crate::recording::{Outcome, Recording};
+use crate::refusal::{Code, Refusal};
+use crate::report::Severity;
+use crate::shared::{Alive, Shared};
+use crate::upstream;
+
+/// Bytes held back after the provider's last event; a provider that sends more than that after it isn't waited for.
+const HELD_BYTES_MAX: usize = 1 << 20;
+
+/// A request that has been read.
+pub(crate) struct Asked {
+    pub(crate) id: Uuid,
+    pub(crate) parts: request::Parts,
+    /// Below the upstream's base.
+    pub(crate) target: Uri,
+    pub(crate) name: String,
+    pub(crate) upstream: Upstream,
+    pub(crate) ours: AuditHeaders,
+    /// What names the session if the client doesn't.
+    pub(crate) connection: String,
+    /// The body, or why it isn't there.
+    pub(crate) body: Result<Bytes, Refusal>,
+}
+
+/// What stays of a request while its answer is awaited.
+struct Context {
+    shared: Arc<Shared>,
+    /// The request's event, without attributes and payloads: the answer's event is made of it.
+    stem: Event,
+    upstream: String,
+    api: Api,
+    streaming: bool,
+    method: Method,
+    stop: watch::Receiver<bool>,
+    alive: Alive,
+}
+
+/// How an exchange ended, and why if not well.
+#[derive(Debug, Clone, Copy)]
+struct Ending {
+    outcome: Outcome,
+    reason: Option<&'static str>,
+}
+
+impl Ending {
+    const COMPLETE: Self = Self { outcome: Outcome::Complete, reason: None };
+
+    fn new(outcome: Outcome, reason: &'static str) -> Self {
+        Self { outcome, reason: Some(reason) }
+    }
+}
+
+/// Carries out one exchange; `reply` takes the head of the answer, and its loss means that the client has left.
+pub(crate) async fn run(
+    shared: Arc<Shared>,
+    alive: Alive,
+    asked: Asked,
+    mut reply: oneshot::Sender<Response<Body>>,
+) {
+    let id = asked.id;
+    let now = shared.log.clock().now();
+    let head = RequestHead::new(
+        asked.parts.method.as_str(),
+        asked.target.path_and_query().map_or("/", |p| p.as_str()),
+        headers::pairs(&asked.parts.headers),
+    );
+    let hint = asked.upstream.provider.as_deref().unwrap_or(&asked.name);
+    let api = audit_capture::detect(Some(hint), Some(asked.upstream.host()), &head.method, &head.path_and_query);
+    let facts = match &asked.body {
+        Ok(body) => facts::request(&api, &head, body).await,
+        Err(_) => None,
+    };
+    let stem = stem(&shared, &asked, now);
+    let mut event = stem.clone();
+    event.attributes = request_attributes(&shared, &asked, &head);
+    if let Some(facts) = &facts {
+        add_facts(&mut event, facts.refs(), facts.attributes());
+    }
+    if let Ok(body) = &asked.body {
+        event.attributes.insert("http.request.body.size".to_owned(), json!(body.len()));
+        if !body.is_empty() {
+            let media = content_media(&asked.parts.headers);
+            event.payloads.push(Payload::new("request.body", media, body.to_vec()));
+        }
+    }
+    let context = Context {
+        stop: shared.stop.clone(),
+        alive,
+        stem,
+        upstream: asked.name.clone(),
+        streaming: facts.as_ref().is_some_and(|f| f.stream),
+        api,
+        method: asked.parts.method.clone(),
+        shared: Arc::clone(&shared),
+    };
+
+    // A crash until here leaves nothing, and nothing has left.
+    let mut append = {
+        let log = shared.log.clone();
+        Box::pin(async move { log.append(event).await })
+    };
+    let appended = timeout(shared.config.limits.append_timeout, &mut append).await;
+    match appended {
+        Ok(Ok(_)) => shared.log_works(),
+        Ok(Err(error)) => {
+            let refusal = match error.kind() {
+                ErrorKind::Invalid => Refusal::new(Code::RecordRefused, "the request can't be recorded, so it was not sent"),
+                _ => Refusal::new(Code::LogUnavailable, "the audit log can't be written, so the request was not sent"),
+            };
+            up(&shared.counters.refused_unrecorded);
+            shared.log_fails();
+            shared.notice(Severity::Error, refusal.code.as_str(), format!("request not sent: {error}"), Some(id));
+            answer(reply, refusal.response(id));
+            return;
+        }
+        Err(_) => {
+            up(&shared.counters.refused_unrecorded);
+            shared.log_fails();
+            let refusal = Refusal::new(Code::LogUnavailable, "the audit log doesn't answer, so the request was not sent");
+            shared.notice(Severity::Error, refusal.code.as_str(), "request not sent: the log doesn't answer".to_owned(), Some(id));
+            answer(reply, refusal.response(id));
+            // The append may still succeed; then it is a request like any other, and has one answer.
+            if append.await.is_ok() {
+                up(&shared.counters.requests);
+                let ending = Ending::new(Outcome::Error, "audit_log_unavailable");
+                context.record_in_background(context.bare_event(ending)).await;
+            }
+            return;
+        }
+    }
+    up(&shared.counters.requests);
+    // A crash from here on leaves a request without an answer in the log, whether or not it was sent.
+
+    let body = match asked.body {
+        Ok(body) => body,
+        Err(refusal) => {
+            context.refuse(reply, Ending::new(Outcome::Error, refusal.code.as_str()), refusal).await;
+            return;
+        }
+    };
+    if reply.is_closed() {
+        context.leave(Ending::new(Outcome::CutByClient, "not_sent")).await;
+        return;
+    }
+    if *context.stop.borrow() {
+        let refusal = Refusal::new(Code::Stopping, "the gateway is being stopped, so the request was not sent");
+        context.refuse(reply, Ending::new(Outcome::CutByGateway, "gateway_stopped"), refusal).await;
+        return;
+    }
+
+    let request = forwarded(asked.parts, asked.target, &asked.upstream, body);
+    let started = shared.log.clock().monotonic_micros();
+    let mut stop = context.stop.clone();
+    // Boxed, since hyper's future is large and this one lives as long as the exchange.
+    let sent = Box::pin(timeout(shared.config.limits.response_head_timeout, shared.client.request(request)));
+    let response = tokio::select! {
+        response = sent => response,
+        () = reply.closed() => {
+            context.leave(Ending::new(Outcome::CutByClient, "before_response")).await;
+            return;
+        }
+        () = stopped(&mut stop) => {
+            let refusal = Refusal::new(Code::Stopping, "the gateway is being stopped");
+            context.refuse(reply, Ending::new(Outcome::CutByGateway, "gateway_stopped"), refusal).await;
+            return;
+        }
+    };
+    let (refusal, ending) = match response {
+        Ok(Ok(response)) if response.status() != StatusCode::SWITCHING_PROTOCOLS => {
+            Box::pin(relay(context, response, started, reply)).await;
+            return;
+        }
+        Ok(Ok(_)) => (
+            Refusal::new(Code::UpstreamFailed, "the provider switched protocols, which nobody asked for"),
+            Ending::new(Outcome::Error, "upstream_failed"),
+        ),
+        Ok(Err(error)) if upstream::timed_out(&error) => (
+            Refusal::new(Code::UpstreamTimeout, "the provider could not be connected in time"),
+            Ending::new(Outcome::Error, "upstream_connect_timeout"),
+        ),
+        Ok(Err(error)) if error.is_connect() => (
+            Refusal::new(Code::UpstreamUnreachable, "the provider could not be connected"),
+            Ending::new(Outcome::Error, "upstream_unreachable"),
+        ),
+        Ok(Err(_)) => (
+            Refusal::new(Code::UpstreamFailed, "the provider's connection broke before its answer"),
+            Ending::new(Outcome::Error, "upstream_failed"),
+        ),
+        Err(_) => (
+            Refusal::new(Code::UpstreamTimeout, "the provider did not answer in time"),
+            Ending::new(Outcome::Error, "upstream_timeout"),
+        ),
+    };
+    context.refuse(reply, ending, refusal).await;
+}
+
+/// How far the client has got.
+enum Client {
+    Waiting(oneshot::Sender<Response<Body>>),
+    Reading(mpsc::Sender<Piece>),
+}
+
+/// Relays an answer, and releases its end when its record is durable.
+async fn relay(
+    context: Context,
+    response: Response<Incoming>,
+    started: u64,
+    reply: oneshot::Sender<Response<Body>>,
+) {
+    let shared = Arc::clone(&context.shared);
+    let limits = &shared.config.limits;
+    let (parts, mut body) = response.into_parts();
+    let head = ResponseHead::new(parts.status.as_u16(), headers::pairs(&parts.headers));
+    let mut reader = Reader::new(&context.api, &head, context.streaming);
+    let mut recording = Recording::new(limits.response_record_bytes_max);
+    let media = content_media(&parts.headers);
+    // Pieces of these are for readers who don't wait for the end.
+    let streamed = matches!(media, Media::EventStream | Media::NdJson | Media::AwsEventStream);
+    let announced = content_length(&parts.headers);
+    let mut stop = context.stop.clone();
+    let mut trailers = None;
+    // What waits for the record: from the provider's last event on, or else the last piece.
+    let mut held: Vec<Bytes> = Vec::new();
+
+    let empty = body.is_end_stream() || context.method == Method::HEAD;
+    let (client, ending) = if empty {
+        (Client::Waiting(reply), Ending::COMPLETE)
+    } else {
+        // One piece waits here and one in hyper; while they do, the provider isn't read.
+        let (pieces, taken) = mpsc::channel(1);
+        let ending = if reply.send(context.client_response(&parts, Body::relayed(taken))).is_err() {
+            Ending::new(Outcome::CutByClient, "before_response")
+        } else {
+            let mut deadline: Option<Instant> = None;
+            let mut held_bytes = 0;
+            loop {
+                let frame = tokio::select! {
+                    frame = timeout(limits.response_idle_timeout, body.frame()) => frame,
+                    () = pieces.closed() => break Ending::new(Outcome::CutByClient, "client_left"),
+                    () = stopped(&mut stop) => break Ending::new(Outcome::CutByGateway, "gateway_stopped"),
+                    () = reached(deadline) => {
+                        break Ending { outcome: Outcome::Complete, reason: Some("provider_kept_open") };
+                    }
+                };
+                let mut data = match frame {
+                    Ok(Some(Ok(frame))) => match frame.into_data() {
+                        Ok(data) => data,
+                        Err(frame) => {
+                            trailers = frame.into_trailers().ok();
+                            continue;
+                        }
+                    },
+                    Ok(None) => break Ending::COMPLETE,
+                    Ok(Some(Err(_))) => break Ending::new(Outcome::CutByProvider, "upstream_reset"),
+                    Err(_) => break Ending::new(Outcome::CutByProvider, "upstream_idle"),
+                };
+                if data.is_empty() {
+                    continue;
+                }
+                let now = shared.log.clock().monotonic_micros();
+                recording.push(&data, now.saturating_sub(started));
+                let progress = reader.push(&data);
+                let mut ready = Vec::new();
+                if deadline.is_some() {
+                    held_bytes += data.len();
+                    held.push(data);
+                    if held_bytes > HELD_BYTES_MAX {
+                        break Ending { outcome: Outcome::Complete, reason: Some("provider_kept_open") };
+                    }
+                } else if progress.terminal {
+                    deadline = Some(Instant::now() + limits.terminal_wait);
+                    ready.push(data.split_to(progress.safe));
+                    held_bytes = data.len();
+                    held.push(data);
+                } else if announced.is_some_and(|n| recording.length() >= n) {
+                    held.push(data);
+                } else if streamed || announced.is_some() {
+                    ready.push(data);
+                } else {
+                    ready = std::mem::replace(&mut held, vec![data]);
+                }
+                if let Some(ending) = forward(&pieces, ready, &mut stop).await {
+                    break ending;
+                }
+            }
+        };
+        (Client::Reading(pieces), ending)
+    };
+    // If the provider's answer is not at its end, this closes its connection.
+    drop(body);
+    let total = shared.log.clock().monotonic_micros().saturating_sub(started);
+
+    let event = context.response_event(&parts, ending, recording, reader, total, trailers.as_ref(), streamed).await;
+    // A crash before the record is durable cuts the client's answer too: it has no end yet.
+    let recorded = context.record(event).await;
+
+    let pieces = match client {
+        Client::Reading(pieces) => pieces,
+        // An answer without a body waits as a whole.
+        Client::Waiting(reply) => {
+            let response = if recorded {
+                context.client_response(&parts, Body::Empty)
+            } else {
+                Refusal::new(Code::LogUnavailable, "the answer could not be recorded").response(context.stem.id)
+            };
+            answer(reply, response);
+            return;
+        }
+    };
+    if !recorded {
+        return;
+    }
+    // What came and is recorded is passed on, also of an answer that was cut; only a whole one gets its end.
+    for data in held {
+        if pieces.send(Piece::Data(data)).await.is_err() {
+            return;
+        }
+    }
+    if ending.outcome == Outcome::Complete {
+        if let Some(trailers) = trailers
+            && pieces.send(Piece::Trailers(headers::to_client(&trailers))).await.is_err()
+        {
+            return;
+        }
+        // Nobody is left to be told if the client has gone by now.
+        drop(pieces.send(Piece::End).await);
+    }
+}
+
+/// Passes pieces on; waits as long as the client takes.
+async fn forward(pieces: &mpsc::Sender<Piece>, ready: Vec<Bytes>, stop: &mut watch::Receiver<bool>) -> Option<Ending> {
+    for data in ready.into_iter().filter(|d| !d.is_empty()) {
+        tokio::select! {
+            sent = pieces.send(Piece::Data(data)) => {
+                if sent.is_err() {
+                    return Some(Ending::new(Outcome::CutByClient, "client_left"));
+                }
+            }
+            () = stopped(stop) => return Some(Ending::new(Outcome::CutByGateway, "gateway_stopped")),
+        }
+    }
+    None
+}
+
+impl Context {
+    /// Records an exchange that has no answer of a provider, then answers the client.
+    async fn refuse(&self, reply: oneshot::Sender<Response<Body>>, ending: Ending, refusal: Refusal) {
+        let recorded = self.record(self.bare_event(ending)).await;
+        let refusal = if recorded {
+            refusal
+        } else {
+            Refusal::new(Code::LogUnavailable, "what came of the request could not be recorded")
+        };
+        answer(reply, refusal.response(self.stem.id));
+    }
+
+    /// Records an exchange whose client has left.
+    async fn leave(&self, ending: Ending) {
+        self.record(self.bare_event(ending)).await;
+    }
+
+    /// The `llm.response` of an exchange without an answer.
+    fn bare_event(&self, ending: Ending) -> Event {
+        let mut event = self.response_stem();
+        event.attributes = self.ending_attributes(ending);
+        event
+    }
+
+    fn response_stem(&self) -> Event {
+        let now = self.shared.log.clock().now();
+        let mut event = self.stem.clone();
+        event.id = self.shared.log.ids().uuid_v7(now);
+        event.time = now;
+        event.kind = Kind::new("llm.response").expect("the name follows the rule");
+        event.correlation.get_or_insert_default().parent_event = Some(self.stem.id);
+        event
+    }
+
+    fn ending_attributes(&self, ending: Ending) -> Map<String, Value> {
+        let mut attributes = Map::new();
+        attributes.insert("audit.upstream".to_owned(), json!(self.upstream));
+        attributes.insert("audit.outcome".to_owned(), json!(ending.outcome.as_str()));
+        if let Some(reason) = ending.reason {
+            attributes.insert("audit.outcome.reason".to_owned(), json!(reason));
+            if ending.outcome != Outcome::Complete {
+                attributes.insert("error.type".to_owned(), json!(reason));
+            }
+        }
+        attributes
+    }
+
+    #[expect(clippy::too_many_arguments, reason = "everything that is known of an answer comes together here, once")]
+    async fn response_event(
+        &self,
+        parts: &response::Parts,
+        ending: Ending,
+        recording: Recording,
+        reader: Reader,
+        total_us: u64,
+        trailers: Option<&HeaderMap>,
+        streamed: bool,
+    ) -> Event {
+        let log = &self.shared.log;
+        let mut event = self.response_stem();
+        let mut attributes = self.ending_attributes(ending);
+        attributes.insert("http.response.status_code".to_owned(), json!(parts.status.as_u16()));
+        attributes.insert("audit.timing.total_us".to_owned(), json!(total_us));
+        let kept = credentials::headers(log, &headers::pairs(&parts.headers));
+        attributes.insert("http.response.header".to_owned(), Value::Array(kept.headers));
+        if let Some(trailers) = trailers {
+            let kept = credentials::headers(log, &headers::pairs(trailers));
+            attributes.insert("http.response.trailer".to_owned(), Value::Array(kept.headers));
+        }
+        if parts.status.as_u16() >= 400 {
+            attributes.remove("error.type");
+        }
+        let payloads = recording.finish(content_type(&parts.headers), streamed, &mut attributes);
+        event.attributes = attributes;
+        match reader.finish(ending.outcome).await {
+            Some(facts) => {
+                add_facts(&mut event, facts.refs(), facts.attributes());
+                event.correlation.get_or_insert_default().provider_request_id = facts.provider_request_id;
+            }
+            None => {
+                event.attributes.insert("audit.response.unparsed".to_owned(), json!("the parser failed"));
+            }
+        }
+        event.payloads = payloads;
+        event
+    }
+
+    /// The head that the client gets.
+    fn client_response(&self, parts: &response::Parts, body: Body) -> Response<Body> {
+        let mut response = Response::new(body);
+        *response.status_mut() = parts.status;
+        *response.headers_mut() = headers::to_client(&parts.headers);
+        if self.shared.config.event_header
+            && let Ok(value) = HeaderValue::from_str(&self.stem.id.to_string())
+        {
+            response.headers_mut().insert("x-audit-event", value);
+        }
+        // The case of header names and the reason phrase as the provider wrote them.
+        *response.extensions_mut() = parts.extensions.clone();
+        response
+    }
+
+    /// Appends the record of an answer; says whether it is durable. If not, it is tried again in the background.
+    async fn record(&self, event: Event) -> bool {
+        let shared = &self.shared;
+        let mut append = {
+            let (log, event) = (shared.log.clone(), event.clone());
+            Box::pin(async move { log.append(event).await })
+        };
+        let error = match timeout(shared.config.limits.append_timeout, &mut append).await {
+            Ok(Ok(_)) => {
+                shared.log_works();
+                up(&shared.counters.responses);
+                return true;
+            }
+            Ok(Err(error)) => Some(error),
+            Err(_) => None,
+        };
+        shared.log_fails();
+        let why = error.as_ref().map_or_else(|| "the log doesn't answer".to_owned(), ToString::to_string);
+        shared.notice(
+            Severity::Error,
+            "response_not_recorded",
+            format!("the client's answer was broken off, and the record is tried again: {why}"),
+            Some(self.stem.id),
+        );
+        // The client must not wait for what may take minutes; the task keeps the gateway from ending before it.
+        let context = self.detached();
+        up(&shared.counters.pending);
+        tokio::spawn(async move {
+            let landed = error.is_none() && append.await.is_ok();
+            if landed {
+                context.shared.log_works();
+                up(&context.shared.counters.responses);
+            } else {
+                context.record_in_background(event).await;
+            }
+            down(&context.shared.counters.pending);
+        });
+        false
+    }
+
+    fn detached(&self) -> Self {
+        Self {
+            shared: Arc::clone(&self.shared),
+            stem: self.stem.clone(),
+            upstream: self.upstream.clone(),
+            api: self.api.clone(),
+            streaming: self.streaming,
+            method: self.method.clone(),
+            stop: self.stop.clone(),
+            alive: self.alive.clone(),
+        }
+    }
+
+    /// Tries until the record is in the log, the time is up, or the gateway stops; then it says that it gave up.
+    async fn record_in_background(&self, event: Event) {
+        let shared = &self.shared;
+        let until = Instant::now() + shared.config.limits.record_retry;
+        let mut stop = self.stop.clone();
+        let mut pause = Duration::from_millis(200);
+        loop {
+            // An append whose outcome was lost may have been durable all the same.
+            let there = matches!(shared.log.reader().position(event.id).await, Ok(Some(_)));
+            let appended = if there { Ok(()) } else { shared.log.append(event.clone()).await.map(|_| ()) };
+            let error = match appended {
+                Ok(()) => {
+                    shared.log_works();
+                    up(&shared.counters.responses);
+                    return;
+                }
+                Err(error) => error,
+            };
+            shared.log_fails();
+            let hopeless = !matches!(error.kind(), ErrorKind::Unavailable | ErrorKind::Unknown);
+            if hopeless || Instant::now() >= until || *stop.borrow() {
+                up(&shared.counters.unrecorded);
+                shared.notice(
+                    Severity::Error,
+                    "response_lost",
+                    format!("the record of an answer was given up: {error}"),
+                    Some(self.stem.id),
+                );
+                return;
+            }
+            tokio::select! {
+                () = tokio::time::sleep(pause) => {}
+                // One last try is made at once.
+                () = stopped(&mut stop) => {}
+            }
+            pause = (pause * 2).min(Duration::from_secs(30));
+        }
+    }
+}
+
+/// What the events of one exchange have in common.
+fn stem(shared: &Shared, asked: &Asked, now: Timestamp) -> Event {
+    let mut event = Event::new(asked.id, now, Kind::new("llm.request").expect("the name follows the rule"));
+    event.actor.clone_from(&asked.ours.actor);
+    event.on_behalf_of.clone_from(&asked.ours.on_behalf_of);
+    event.subject.clone_from(&asked.ours.subject);
+    event.system.clone_from(&shared.config.system);
+    event.session_id = Some(asked.ours.session.clone().unwrap_or_else(|| asked.connection.clone()));
+    event.correlation = headers::traceparent(&asked.parts.headers).map(|(trace, span)| Correlation {
+        trace_id: Some(trace),
+        span_id: Some(span),
+        ..Correlation::default()
+    });
+    event.capture = Some(Capture {
+        component: "audit-gateway".to_owned(),
+        guarantee: Guarantee::Closed,
+        version: env!("CARGO_PKG_VERSION").to_owned(),
+    });
+    event
+}
+
+/// Adds what a parser found. What the gateway knows itself stays, and facts that no event may hold are left out: a
+/// record without them is better than none.
+fn add_facts(event: &mut Event, refs: BTreeMap<String, String>, attributes: Map<String, Value>) {
+    let before = (event.refs.clone(), event.attributes.clone());
+    event.refs.extend(refs);
+    for (name, value) in attributes {
+        event.attributes.entry(name).or_insert(value);
+    }
+    if let Err(error) = event.check() {
+        (event.refs, event.attributes) = before;
+        event.attributes.insert("audit.facts_refused".to_owned(), json!(error.to_string()));
+    }
+}
+
+fn request_attributes(shared: &Shared, asked: &Asked, head: &RequestHead) -> Map<String, Value> {
+    let mut kept = credentials::headers(&shared.log, &head.headers);
+    let (path, query, in_query) = credentials::target(&shared.log, &head.path_and_query);
+    kept.credentials.extend(in_query);
+    let source = if asked.ours.session.is_some() { "header" } else { "connection" };
+    let mut attributes = Map::new();
+    let mut set = |name: &str, value: Value| attributes.insert(name.to_owned(), value);
+    set("http.request.method", json!(head.method));
+    set("url.path", json!(path));
+    if let Some(query) = query {
+        set("url.query", json!(query));
+    }
+    set("http.request.header", Value::Array(kept.headers));
+    set("audit.upstream", json!(asked.name));
+    set("server.address", json!(asked.upstream.host()));
+    set("server.port", json!(asked.upstream.port()));
+    set("audit.session.source", json!(source));
+    if !kept.credentials.is_empty() {
+        set("audit.credential", Value::Array(kept.credentials));
+    }
+    if let Err(refusal) = &asked.body {
+        set("audit.request.body_refused", json!(refusal.code.as_str()));
+    }
+    attributes
+}
+
+/// The request as the upstream gets it: the same but for what belongs to one connection.
+fn forwarded(parts: request::Parts, target: Uri, upstream: &Upstream, body: Bytes) -> Request<Full<Bytes>> {
+    let host = HeaderValue::from_str(upstream.authority.as_str()).expect("an authority is a header value");
+    let mut request = Request::new(Full::new(body.clone()));
+    *request.headers_mut() = headers::to_upstream(&parts.headers, &host, body.len());
+    *request.method_mut() = parts.method;
+    *request.uri_mut() = target;
+    *request.extensions_mut() = parts.extensions;
+    request
+}
+
+/// Answers a client who may have gone by now; then there is nobody to tell.
+fn answer(reply: oneshot::Sender<Response<Body>>, response: Response<Body>) {
+    drop(reply.send(response));
+}
+
+/// Waits until the gateway gives up its open exchanges.
+pub(crate) async fn stopped(stop: &mut watch::Receiver<bool>) {
+    // The sender lives as long as the gateway; if it is gone, that is a stop too.
+    drop(stop.wait_for(|stop| *stop).await);
+}
+
+async fn reached(deadline: Option<Instant>) {
+    match deadline {
+        Some(deadline) => sleep_until(deadline).await,
+        None => std::future::pending().await,
+    }
+}
+
+fn content_type(headers: &HeaderMap) -> &str {
+    headers.get(CONTENT_TYPE).and_then(|v| v.to_str().ok()).unwrap_or_default()
+}
+
+fn content_media(headers: &HeaderMap) -> Media {
+    Media::of_content_type(content_type(headers))
+}
+
+fn content_length(headers: &HeaderMap) -> Option<u64> {
+    headers.get(CONTENT_LENGTH)?.to_str().ok()?.trim().parse().ok()
+}

@@ -1,0 +1,204 @@
+//! Listening, serving, and coming to an end.
+
+use std::future::Future;
+use std::net::SocketAddr;
+use std::pin::pin;
+use std::sync::Arc;
+use std::sync::atomic::Ordering;
+use std::time::Duration;
+
+use audit_core::log::Log;
+use hyper::server::conn::http1;
+use hyper::service::service_fn;
+use hyper_util::rt::TokioTimer;
+use tokio::net::{TcpListener, TcpStream};
+use tokio::sync::{OwnedSemaphorePermit, Semaphore, mpsc, watch};
+use tokio::task::JoinSet;
+use tokio::time::timeout;
+
+use crate::config::{Config, Limits};
+use crate::counters::{Counters, Summary, up};
+use crate::error::{Error, Result};
+use crate::front::{self, Connection};
+use crate::report::Severity;
+use crate::shared::{Alive, Shared};
+use crate::stall::StallGuard;
+use crate::upstream;
+
+/// After open exchanges were told to end: for their records to land.
+const LAST_RECORDS: Duration = Duration::from_secs(10);
+
+/// A pause after accepting failed, which happens when files run out.
+const ACCEPT_PAUSE: Duration = Duration::from_millis(100);
+
+/// The reverse proxy.
+#[derive(Debug, Clone, Copy)]
+pub struct Gateway;
+
+/// A gateway that listens, and doesn't serve yet.
+#[derive(Debug)]
+pub struct Bound {
+    config: Config,
+    log: Log,
+    client: upstream::Client,
+    listener: TcpListener,
+    address: SocketAddr,
+    counters: Health,
+}
+
+/// What a gateway has done so far; it can be kept while the gateway serves.
+#[derive(Debug, Clone)]
+pub struct Health(Arc<Counters>);
+
+impl Health {
+    /// The counts.
+    #[must_use]
+    pub fn summary(&self) -> Summary {
+        self.0.summary()
+    }
+
+    /// Whether the last attempt to write the log worked.
+    #[must_use]
+    pub fn log_writable(&self) -> bool {
+        !self.0.log_failing.load(Ordering::Relaxed)
+    }
+}
+
+impl Gateway {
+    /// Checks the configuration and listens. The log stays the caller's, who closes it after the gateway has ended.
+    ///
+    /// # Errors
+    ///
+    /// [`ErrorKind::Invalid`](crate::ErrorKind::Invalid): the configuration is wrong, or there is no root certificate.
+    /// [`ErrorKind::Unavailable`](crate::ErrorKind::Unavailable): the address can't be had.
+    pub async fn bind(config: Config, log: Log) -> Result<Bound> {
+        config.check()?;
+        let client = upstream::client(&config)?;
+        let taken = |e| Error::unavailable(format!("can't listen on {}", config.listen)).because(e);
+        let listener = TcpListener::bind(config.listen).await.map_err(taken)?;
+        let address = listener.local_addr().map_err(taken)?;
+        Ok(Bound { config, log, client, listener, address, counters: Health(Arc::default()) })
+    }
+}
+
+impl Bound {
+    /// Where clients connect.
+    #[must_use]
+    pub fn local_addr(&self) -> SocketAddr {
+        self.address
+    }
+
+    /// A handle on the counts.
+    #[must_use]
+    pub fn health(&self) -> Health {
+        self.counters.clone()
+    }
+
+    /// Serves until `shutdown` resolves and the open exchanges have ended.
+    ///
+    /// Then nothing new is accepted; open exchanges have [`Limits::drain_timeout`] to end by themselves, after which
+    /// they are cut, and recorded as cut by the gateway.
+    ///
+    /// # Errors
+    ///
+    /// [`ErrorKind::Unavailable`](crate::ErrorKind::Unavailable): open exchanges did not come to their records in time.
+    pub async fn serve(self, shutdown: impl Future<Output = ()> + Send) -> Result<Summary> {
+        let Self { config, log, client, listener, counters, .. } = self;
+        let limits = config.limits.clone();
+        let (draining, drain) = watch::channel(false);
+        let (stopping, stop) = watch::channel(false);
+        let shared = Arc::new(Shared { config, log, client, counters: Arc::clone(&counters.0), stop });
+        let (alive, mut ended) = mpsc::channel::<()>(1);
+        let slots = Arc::new(Semaphore::new(limits.connections_max));
+        let mut connections = JoinSet::new();
+        let mut shutdown = pin!(shutdown);
+        loop {
+            let next = async {
+                // Beyond the limit clients wait in the listen queue, where they cost nothing.
+                let slot = Arc::clone(&slots).acquire_owned().await.expect("the semaphore is never closed");
+                (slot, listener.accept().await)
+            };
+            tokio::select! {
+                () = &mut shutdown => break,
+                (slot, accepted) = next => match accepted {
+                    Ok((stream, _)) => {
+                        up(&shared.counters.connections);
+                        connections.spawn(connection(Arc::clone(&shared), stream, slot, alive.clone(), drain.clone()));
+                    }
+                    Err(error) => {
+                        shared.notice(Severity::Warning, "accept_failed", format!("can't accept: {error}"), None);
+                        tokio::time::sleep(ACCEPT_PAUSE).await;
+                    }
+                },
+                Some(_) = connections.join_next() => {}
+            }
+        }
+        drop(listener);
+        drop(alive);
+        draining.send_replace(true);
+        let all = async {
+            while connections.join_next().await.is_some() {}
+            // An exchange may outlive its connection, and a record the exchange.
+            gone(&mut ended).await;
+        };
+        let drained = timeout(limits.drain_timeout, all).await.is_ok();
+        if !drained {
+            stopping.send_replace(true);
+            let all = async {
+                while connections.join_next().await.is_some() {}
+                gone(&mut ended).await;
+            };
+            let last = timeout(limits.append_timeout.min(LAST_RECORDS), all).await;
+            connections.shutdown().await;
+            if last.is_err() && timeout(Duration::from_millis(100), gone(&mut ended)).await.is_err() {
+                return Err(Error::unavailable("open exchanges ended without their records"));
+            }
+        }
+        Ok(counters.summary())
+    }
+}
+
+/// Waits until no task holds the other end any more.
+async fn gone(ended: &mut mpsc::Receiver<()>) {
+    while ended.recv().await.is_some() {}
+}
+
+/// Serves one connection.
+async fn connection(
+    shared: Arc<Shared>,
+    stream: TcpStream,
+    slot: OwnedSemaphorePermit,
+    alive: Alive,
+    mut drain: watch::Receiver<bool>,
+) {
+    if let Err(error) = stream.set_nodelay(true) {
+        shared.notice(Severity::Warning, "connection_failed", format!("can't set up a connection: {error}"), None);
+        return;
+    }
+    let limits: &Limits = &shared.config.limits;
+    let connection = Arc::new(Connection::default());
+    let service = service_fn(|request| {
+        front::serve(Arc::clone(&shared), Arc::clone(&connection), alive.clone(), request)
+    });
+    let mut builder = http1::Builder::new();
+    builder
+        .timer(TokioTimer::new())
+        .header_read_timeout(limits.request_head_timeout)
+        .max_headers(limits.headers_max)
+        .max_header_size(limits.request_head_bytes_max)
+        .preserve_header_case(true)
+        // A date that the provider didn't send would be ours, not the provider's.
+        .auto_date_header(false)
+        .half_close(false);
+    let io = StallGuard::new(stream, limits.client_stall_timeout);
+    let mut serving = pin!(builder.serve_connection(io, service));
+    tokio::select! {
+        // How a connection ended is in the records of its exchanges; malformed requests are answered by hyper.
+        ended = serving.as_mut() => drop(ended),
+        () = crate::exchange::stopped(&mut drain) => {
+            serving.as_mut().graceful_shutdown();
+            drop(serving.await);
+        }
+    }
+    drop(slot);
+}

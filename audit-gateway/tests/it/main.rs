@@ -1,0 +1,15 @@
+//! The gateway between a raw HTTP client and upstreams that are real, recorded, or scripted to misbehave.
+
+mod client;
+mod fake;
+mod gated;
+mod scripted;
+mod support;
+
+mod faults;
+mod fixtures;
+mod log_trouble;
+mod protocol;
+mod relay;
+mod secrets;
+mod stopping;

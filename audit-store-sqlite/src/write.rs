@@ -1,0 +1,432 @@
+//! Writing: one transaction at a time, in the order of the lock files' queue.
+
+use std::path::PathBuf;
+
+use audit_core::datakey::KeyRecord;
+use audit_core::entry::{ENTRY_BYTES_MAX, TOKENS_MAX, check_origin};
+use audit_core::store::{Batch, Build, Head, Row};
+use audit_core::{Error, ErrorKind, Result};
+use audit_tlog::tile::{SIZE_MAX, TileId};
+use rusqlite::Connection;
+use rusqlite::ffi::ErrorCode;
+use uuid::Uuid;
+
+use crate::failure::{self, ALREADY_THERE};
+use crate::layout::open_writer;
+use crate::locks::Queue;
+use crate::query::{Db, int};
+
+/// Stored parts of one entry: what SQLite holds in one row (`SQLITE_MAX_LENGTH`, 10⁹), less the other columns.
+const PARTS_BYTES_MAX: usize = 999_000_000;
+
+/// The connection that writes.
+pub(crate) struct Writer {
+    path: PathBuf,
+    connection: Connection,
+    queue: Queue,
+}
+
+impl Writer {
+    pub(crate) fn open(path: PathBuf) -> Result<Self> {
+        // The store first: no lock files are left beside what isn't one.
+        let connection = open_writer(&path)?;
+        let queue = Queue::open(&path)?;
+        Ok(Self {
+            path,
+            connection,
+            queue,
+        })
+    }
+
+    pub(crate) fn create(&self, origin: &str) -> Result<()> {
+        check_origin(origin)?;
+        self.write(|db| {
+            if let Some(there) = db.origin()? {
+                return Err(Error::invalid(format!(
+                    "{} already is the store of the log {there:?}",
+                    self.path.display()
+                )));
+            }
+            self.execute(
+                db,
+                "INSERT INTO meta (name, value) VALUES ('origin', ?1)",
+                [origin],
+            )?;
+            Ok(())
+        })
+    }
+
+    pub(crate) fn append(&self, mut build: Build) -> Result<Head> {
+        self.write(|db| {
+            if db.origin()?.is_none() {
+                return Err(Error::invalid(format!(
+                    "{} is not the store of a log yet",
+                    self.path.display()
+                )));
+            }
+            let head = db.head()?;
+            let batch = build(&head)?;
+            check(&batch, &head)?;
+            for row in &batch.rows {
+                self.insert_row(db, row)?;
+            }
+            for tile in &batch.tiles {
+                self.execute(
+                    db,
+                    "INSERT INTO tile (level, idx, hashes) VALUES (?1, ?2, ?3)
+                     ON CONFLICT (level, idx) DO UPDATE SET hashes = excluded.hashes",
+                    (tile.id.level, int(tile.id.index), tile.encode()),
+                )?;
+            }
+            for key in &batch.keys {
+                self.insert_key(db, key)?;
+            }
+            // Reading it back is what tells that the tiles are those of the new size.
+            db.head().map_err(|e| match e.kind() {
+                ErrorKind::Corrupt => {
+                    Error::invalid("the tiles of the batch don't fit its rows").because(e)
+                }
+                _ => e,
+            })
+        })
+    }
+
+    pub(crate) fn put_checkpoint(&self, size: u64, note: &[u8]) -> Result<()> {
+        self.write(|db| {
+            let log = db.size()?;
+            if size > log {
+                return Err(Error::invalid(format!(
+                    "a checkpoint of tree size {size} in a log of {log} entries"
+                )));
+            }
+            match db.checkpoint(size)? {
+                Some(there) if there == note => Ok(()),
+                Some(_) => Err(Error::invalid(format!(
+                    "there is another checkpoint of tree size {size}"
+                ))),
+                None => self
+                    .execute(
+                        db,
+                        "INSERT INTO checkpoint (size, note) VALUES (?1, ?2)",
+                        (int(size), note),
+                    )
+                    .map(drop),
+            }
+        })
+    }
+
+    pub(crate) fn rewrap(&self, records: &[KeyRecord]) -> Result<()> {
+        self.write(|db| {
+            for record in records {
+                let changed = self.execute(
+                    db,
+                    "UPDATE data_key SET scope = ?2, run = ?3, generation = ?4, wrapped = ?5 WHERE id = ?1",
+                    (
+                        record.id.as_bytes(),
+                        record.scope.0,
+                        record.run.as_bytes(),
+                        record.generation,
+                        record.wrapped,
+                    ),
+                )?;
+                if changed == 0 {
+                    return Err(Error::invalid(format!(
+                        "data key {} has no record",
+                        record.id
+                    )));
+                }
+            }
+            Ok(())
+        })?;
+        // The old generation would otherwise stay readable in the write-ahead log.
+        self.truncate_log()
+    }
+
+    pub(crate) fn erase(&self, keys: &[Uuid], indexes: &[u64]) -> Result<()> {
+        self.write(|db| {
+            for key in keys {
+                self.execute(db, "DELETE FROM data_key WHERE id = ?1", [key.as_bytes()])?;
+            }
+            for &index in indexes {
+                if let Some(set) = db.tokens_of(index)? {
+                    for token in set.tokens {
+                        self.execute(
+                            db,
+                            "DELETE FROM token WHERE token = ?1 AND idx = ?2",
+                            (token.0, int(index)),
+                        )?;
+                    }
+                }
+                self.execute(
+                    db,
+                    "UPDATE entry SET token_salt = NULL, tokens = NULL, parts = NULL WHERE idx = ?1",
+                    [int(index)],
+                )?;
+            }
+            Ok(())
+        })?;
+        self.truncate_log()
+    }
+
+    /// Moves the write-ahead log into the main file and cuts it to nothing, so that it holds no erased bytes.
+    fn truncate_log(&self) -> Result<()> {
+        let _turn = self.queue.turn()?;
+        let busy: i64 = self
+            .connection
+            .query_row("PRAGMA wal_checkpoint(TRUNCATE)", [], |row| row.get(0))
+            .map_err(|e| failure::sqlite("truncating the write-ahead log of", &self.path, e))?;
+        if busy == 0 {
+            return Ok(());
+        }
+        // The tables are done; only this step is left, and the same call repeats it.
+        Err(Error::unavailable(format!(
+            "erased from the tables of {}, but a reader keeps the old bytes in its write-ahead log; hint: end programs \
+             that read it and erase again",
+            self.path.display()
+        )))
+    }
+
+    /// Runs `change` in one transaction, durable on return.
+    fn write<T>(&self, change: impl FnOnce(Db<'_>) -> Result<T>) -> Result<T> {
+        let connection = &self.connection;
+        let _turn = self.queue.turn()?;
+        connection
+            .execute_batch("BEGIN IMMEDIATE")
+            .map_err(|e| self.failed(e))?;
+        // Dying from here to COMMIT, or a panic in `change`, leaves nothing behind.
+        let open = Open(connection);
+        let done = change(Db {
+            connection,
+            path: &self.path,
+        })?;
+        let committed = connection.execute_batch("COMMIT");
+        // Dying from here on leaves everything behind.
+        let Err(e) = committed else { return Ok(done) };
+        // SQLite keeps the transaction open only when not one page of it went into the log with a commit mark: refused
+        // before writing, or no space for the frames. After any other failure the mark may be on the disk.
+        let certain = matches!(
+            e.sqlite_error_code(),
+            Some(ErrorCode::DatabaseBusy | ErrorCode::DiskFull)
+        ) && !connection.is_autocommit();
+        drop(open);
+        if certain && connection.is_autocommit() {
+            return Err(self.failed(e));
+        }
+        Err(Error::new(
+            ErrorKind::Unknown,
+            format!(
+                "committing to {} failed, and may have happened",
+                self.path.display()
+            ),
+        )
+        .because(e))
+    }
+
+    fn insert_row(&self, db: Db<'_>, row: &Row) -> Result<()> {
+        let inserted = db
+            .prepare(
+                "INSERT INTO entry (idx, event, kind, time, entry, token_salt, tokens, parts)
+                 VALUES (?1, ?2, ?3, ?4, ?5, ?6, ?7, ?8)",
+            )?
+            .execute((
+                int(row.index),
+                row.columns.event.as_bytes(),
+                row.columns.kind.as_str(),
+                row.columns.time.as_micros(),
+                &row.entry,
+                row.tokens.as_ref().map(|set| set.salt.0),
+                row.tokens
+                    .as_ref()
+                    .map(|set| set.tokens.iter().flat_map(|t| t.0).collect::<Vec<u8>>()),
+                &row.parts,
+            ));
+        if let Err(e) = inserted {
+            if already_there(&e) {
+                return Err(Error::invalid(format!(
+                    "event {} is already in the log",
+                    row.columns.event
+                ))
+                .at(row.index)
+                .because(e));
+            }
+            return Err(self.failed(e).at(row.index));
+        }
+        for token in row.tokens.iter().flat_map(|set| &set.tokens) {
+            self.execute(
+                db,
+                "INSERT INTO token (token, idx) VALUES (?1, ?2)",
+                (token.0, int(row.index)),
+            )
+            .map_err(|e| e.at(row.index))?;
+        }
+        Ok(())
+    }
+
+    fn insert_key(&self, db: Db<'_>, key: &KeyRecord) -> Result<()> {
+        let inserted = db
+            .prepare(
+                "INSERT INTO data_key (id, scope, run, generation, wrapped) VALUES (?1, ?2, ?3, ?4, ?5)",
+            )?
+            .execute((
+                key.id.as_bytes(),
+                key.scope.0,
+                key.run.as_bytes(),
+                key.generation,
+                key.wrapped,
+            ));
+        match inserted {
+            Ok(_) => Ok(()),
+            Err(e) if already_there(&e) => {
+                Err(Error::invalid(format!("data key {} already has a record", key.id)).because(e))
+            }
+            Err(e) => Err(self.failed(e)),
+        }
+    }
+
+    fn execute(&self, db: Db<'_>, sql: &str, params: impl rusqlite::Params) -> Result<usize> {
+        db.prepare(sql)?.execute(params).map_err(|e| self.failed(e))
+    }
+
+    fn failed(&self, error: rusqlite::Error) -> Error {
+        failure::sqlite("writing to", &self.path, error)
+    }
+}
+
+/// An open transaction; rolled back when dropped, unless it was committed.
+struct Open<'a>(&'a Connection);
+
+impl Drop for Open<'_> {
+    fn drop(&mut self) {
+        if !self.0.is_autocommit() {
+            // If this fails the transaction stays open, and the next BEGIN says so.
+            drop(self.0.execute_batch("ROLLBACK"));
+        }
+    }
+}
+
+fn already_there(error: &rusqlite::Error) -> bool {
+    error
+        .sqlite_extended_error_code()
+        .is_some_and(|code| ALREADY_THERE.contains(&code))
+}
+
+/// Holds a batch against the head it was built on.
+fn check(batch: &Batch, head: &Head) -> Result<()> {
+    let refuse = |what: String| {
+        Err(Error::invalid(format!(
+            "the batch doesn't fit the log of {} entries: {what}",
+            head.size
+        )))
+    };
+    if batch.rows.is_empty() {
+        return refuse("it has no rows".to_owned());
+    }
+    let mut size = head.size;
+    for row in &batch.rows {
+        if row.index != size || size >= SIZE_MAX {
+            return refuse(format!("a row has index {}, not {size}", row.index));
+        }
+        if row.entry.is_empty() || row.entry.len() > ENTRY_BYTES_MAX {
+            return refuse(format!("entry {size} has {} bytes", row.entry.len()));
+        }
+        if let Some(set) = &row.tokens
+            && (set.tokens.is_empty()
+                || set.tokens.len() as u64 > TOKENS_MAX
+                || !set.tokens.is_sorted_by(|a, b| a < b))
+        {
+            return refuse(format!(
+                "the tokens of entry {size} are not a sorted list of 1 to {TOKENS_MAX}"
+            ));
+        }
+        if let Some(parts) = &row.parts
+            && parts.len() > PARTS_BYTES_MAX
+        {
+            return refuse(format!(
+                "the stored parts of entry {size} have {} bytes, SQLite holds {PARTS_BYTES_MAX}",
+                parts.len()
+            ));
+        }
+        size += 1;
+    }
+    for tile in &batch.tiles {
+        if tile.hashes.len() != usize::from(tile.id.width)
+            || TileId::in_tree(tile.id.level, tile.id.index, size) != Some(tile.id)
+        {
+            return refuse(format!(
+                "{} with {} hashes is no tile of a tree of {size}",
+                tile.id,
+                tile.hashes.len()
+            ));
+        }
+    }
+    Ok(())
+}
+
+#[cfg(test)]
+mod tests {
+    use std::path::Path;
+
+    use audit_testkit::sample::Sample;
+
+    use super::*;
+
+    fn writer(dir: &Path) -> Writer {
+        let path = dir.join("log.db");
+        crate::layout::create(&path).unwrap();
+        let writer = Writer::open(path).unwrap();
+        writer.create("example.com/log").unwrap();
+        writer
+    }
+
+    fn append(writer: &Writer, rows: usize, bytes: usize) -> Result<Head> {
+        let sample = Sample::new(rows, 1).parts_bytes(bytes);
+        writer.append(Box::new(move |head| sample.batch(head)))
+    }
+
+    fn pages_max(writer: &Writer, pages: u32) {
+        let connection = &writer.connection;
+        connection
+            .query_row(&format!("PRAGMA max_page_count = {pages}"), [], |_| Ok(()))
+            .unwrap();
+    }
+
+    #[test]
+    fn a_full_disk_is_unavailable_and_leaves_nothing() {
+        let dir = tempfile::tempdir().unwrap();
+        let writer = writer(dir.path());
+        append(&writer, 3, 100).unwrap();
+        pages_max(&writer, 40);
+        let error = append(&writer, 3, 200_000).unwrap_err();
+        assert_eq!(error.kind(), ErrorKind::Unavailable, "{error}");
+        assert!(error.to_string().contains("no space"), "{error}");
+        pages_max(&writer, 1_000_000);
+        assert_eq!(append(&writer, 3, 200_000).unwrap().size, 6);
+    }
+
+    #[test]
+    fn a_commit_that_fails_is_unknown_and_the_next_one_works() {
+        let dir = tempfile::tempdir().unwrap();
+        let writer = writer(dir.path());
+        // A token row without its entry is refused at COMMIT, when that is put off.
+        let committed = writer.write(|db| {
+            db.connection
+                .execute_batch(
+                    "PRAGMA defer_foreign_keys = ON; INSERT INTO token VALUES (zeroblob(16), 99)",
+                )
+                .map_err(|e| writer.failed(e))
+        });
+        assert_eq!(committed.unwrap_err().kind(), ErrorKind::Unknown);
+        assert_eq!(append(&writer, 3, 100).unwrap().size, 3);
+    }
+
+    #[test]
+    fn a_build_that_panics_leaves_the_writer_usable() {
+        let dir = tempfile::tempdir().unwrap();
+        let writer = writer(dir.path());
+        let panicked = std::panic::catch_unwind(std::panic::AssertUnwindSafe(|| {
+            writer.append(Box::new(|_| panic!("as planned")))
+        }));
+        drop(panicked.expect_err("the panic of `build` is passed on"));
+        assert_eq!(append(&writer, 3, 100).unwrap().size, 3);
+    }
+}

@@ -1,0 +1,12 @@
+//! The testkit's own tests: the reference store and the wrappers hold the contract, the samples are what they claim.
+
+#![expect(
+    clippy::unwrap_used,
+    reason = "in a test a panic is the report, in its helpers too"
+)]
+
+mod faulty;
+mod memory;
+mod sample;
+mod scan;
+mod time;

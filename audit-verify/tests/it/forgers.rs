@@ -1,0 +1,232 @@
+//! Attackers with keys: whoever holds the publisher key can sign any tree, but not what others' keys protect.
+
+use audit_core::entry::{Entry, LogKeys, Role, kinds};
+use audit_core::hex::Hex;
+use audit_core::time::{System, Clock as _, Timestamp};
+use audit_verify::{Check, CheckResult, Policy, Verdict, verify};
+use uuid::Uuid;
+
+use crate::world::{HandRun, Mem, bare, facts, other, sign_opening, store, world};
+
+fn published(change: impl FnOnce(&mut Mem)) -> Verdict {
+    let world = world();
+    let mut log = world.log.clone();
+    change(&mut log);
+    log.republish(&world.ring);
+    verify(&log, &world.public(), &mut ())
+}
+
+fn failed_at(verdict: &Verdict, check: Check) -> Option<u64> {
+    match verdict.check(check).result {
+        CheckResult::Failed { first_index, .. } => first_index,
+        other => panic!("{check} is {other:?}: {verdict}"),
+    }
+}
+
+#[test]
+fn with_the_publisher_key_a_changed_entry_breaks_its_mac() {
+    let world = world();
+    let mut log = world.log.clone();
+    log.edit(40, |e| e.time = Timestamp::EPOCH);
+    log.republish(&world.ring);
+    // What the front page says is not detected:
+    let verdict = verify(&log, &world.public(), &mut ());
+    assert_eq!(verdict.exit_code(), 0, "{verdict}");
+    // What is:
+    let auditor = Policy { auditor: Some(world.auditor.clone()), ..world.public() };
+    assert_eq!(failed_at(&verify(&log, &auditor, &mut ()), Check::Mac), Some(40));
+    let remembers = Policy { remembered: vec![world.log.last_checkpoint()], ..world.public() };
+    let verdict = verify(&log, &remembers, &mut ());
+    assert_eq!(verdict.exit_code(), 1);
+    assert!(matches!(verdict.check(Check::Remembered).result, CheckResult::Failed { .. }), "{verdict}");
+}
+
+#[test]
+fn with_the_publisher_key_dropped_and_added_entries_break_the_run() {
+    let at = 40;
+    assert_eq!(failed_at(&published(|l| drop(l.rows.remove(at))), Check::Runs), Some(40));
+    assert_eq!(failed_at(&published(|l| l.rows.swap(at, at + 1)), Check::Runs), Some(40));
+    assert_eq!(
+        failed_at(&published(|l| l.rows.insert(at + 3, l.rows[at].clone())), Check::Runs),
+        Some(43)
+    );
+    // An entry of a run that never was.
+    let verdict = published(|l| {
+        let mut entry = bare("llm.request", System.now());
+        entry.run = Uuid::from_u128(7);
+        store(l, &entry);
+    });
+    assert_eq!(failed_at(&verdict, Check::Runs), Some(world().log.size));
+}
+
+#[test]
+fn a_run_that_nobody_could_open_is_found() {
+    let world = world();
+    let closing = world.log.rows.len();
+    let mut log = world.log.clone();
+    let previous = log.entry(closing - 1).run;
+    // The sealed key is noise: the auditor can't check the run, and no other auditor is registered.
+    let mut run = HandRun::open(&mut log, &world.ring, Some(previous));
+    run.append(&mut log, kinds::HEARTBEAT, facts(|f| f.size = Some(3)));
+    log.edit(closing, |e| {
+        e.log.as_mut().unwrap().opening.as_mut().unwrap().sealed = Hex([7; 80]);
+        sign_opening(e, &world.ring);
+    });
+    log.republish(&world.ring);
+    let policy = Policy { auditor: Some(world.auditor.clone()), ..world.public() };
+    assert_eq!(failed_at(&verify(&log, &policy, &mut ()), Check::Mac), Some(closing as u64));
+}
+
+#[test]
+fn openings_are_held_to_the_format() {
+    let log = &world().log;
+    let second = log.find(kinds::WRITER_OPENED);
+    let opening = |change: fn(&mut Entry)| {
+        published(move |l| {
+            l.edit(second, |e| {
+                change(e);
+                sign_opening(e, &world().ring);
+            });
+        })
+    };
+    assert_eq!(opening(|_| {}).exit_code(), 0, "signing again changes nothing");
+    let verdict = opening(|e| e.log.as_mut().unwrap().opening.as_mut().unwrap().previous = None);
+    assert_eq!(failed_at(&verdict, Check::Runs), Some(second as u64));
+    let verdict = opening(|e| e.log.as_mut().unwrap().opening.as_mut().unwrap().previous = Some(Uuid::from_u128(1)));
+    assert_eq!(failed_at(&verdict, Check::Runs), Some(second as u64));
+    // Signed by a key that nobody registered.
+    let verdict = published(|l| {
+        l.edit(second, |e| {
+            e.log.as_mut().unwrap().opening.as_mut().unwrap().signer = Hex(other().ring.writer().public_key());
+            sign_opening(e, &other().ring);
+        });
+    });
+    assert_eq!(failed_at(&verdict, Check::Openings), Some(second as u64));
+    // Not signed by whom it says.
+    let verdict = published(|l| l.edit(second, |e| sign_opening(e, &other().ring)));
+    assert_eq!(failed_at(&verdict, Check::Openings), Some(second as u64));
+    // A log that opens as another log, or with another publisher.
+    let verdict = published(|l| {
+        l.edit(0, |e| {
+            e.log.as_mut().unwrap().origin = Some("log.example/else".into());
+            sign_opening(e, &world().ring);
+        });
+    });
+    assert_eq!(failed_at(&verdict, Check::Identity), Some(0));
+    let verdict = published(|l| {
+        l.edit(0, |e| {
+            let Some(LogKeys::Public(keys)) = &mut e.log.as_mut().unwrap().keys else { panic!() };
+            for key in keys.iter_mut().filter(|k| k.role == Role::Publisher) {
+                key.public = Hex(other().ring.publisher().public_key());
+            }
+            sign_opening(e, &world().ring);
+        });
+    });
+    assert_eq!(failed_at(&verdict, Check::Identity), Some(0));
+}
+
+#[test]
+fn epochs_and_counts_are_held_to_the_format() {
+    let log = &world().log;
+    let epoch = log.find(kinds::EPOCH_CLOSED);
+    let closed = log.find(kinds::WRITER_CLOSED);
+    let runs = |index: usize, change: fn(&mut Entry)| {
+        let verdict = published(move |l| l.edit(index, change));
+        assert_eq!(failed_at(&verdict, Check::Runs), Some(index as u64), "{verdict}");
+    };
+    runs(epoch, |e| e.log.as_mut().unwrap().entries = Some(99));
+    runs(closed, |e| e.log.as_mut().unwrap().entries = Some(99));
+    runs(epoch - 1, |e| e.epoch += 1);
+    runs(epoch + 1, |e| e.epoch -= 1);
+    runs(closed, |e| e.epoch += 1);
+    runs(epoch, |e| e.seq += 1);
+    // A run that closes and goes on.
+    let last = log.rows.len() - 1;
+    let verdict = published(|l| {
+        let mut entry = bare("llm.request", System.now());
+        let before = l.entry(last);
+        (entry.run, entry.seq, entry.epoch) = (before.run, before.seq + 1, before.epoch);
+        store(l, &entry);
+    });
+    assert_eq!(failed_at(&verdict, Check::Runs), Some(last as u64 + 1));
+    // Time runs backwards.
+    let verdict = published(|l| l.edit(60, |e| e.recorded = Timestamp::EPOCH));
+    assert_eq!(failed_at(&verdict, Check::Recorded), Some(60));
+    // The writer saw more than there was.
+    let world = world();
+    let mut log = world.log.clone();
+    let previous = log.entry(last).run;
+    let mut run = HandRun::open(&mut log, &world.ring, Some(previous));
+    let at = run.append(&mut log, kinds::HEARTBEAT, facts(|f| f.size = Some(1 << 40)));
+    log.republish(&world.ring);
+    assert_eq!(failed_at(&verify(&log, &world.public(), &mut ()), Check::Runs), Some(at as u64));
+}
+
+#[test]
+fn data_keys_are_held_to_the_format() {
+    let world = world();
+    let log = &world.log;
+    let destroyed = log.find(kinds::KEY_DESTROYED);
+    let rewrapped = log.find(kinds::KEY_REWRAPPED);
+    // Without the entry that says so, what was erased is missing.
+    let verdict = published(|l| {
+        l.edit(destroyed, |e| e.log.as_mut().unwrap().keys = Some(LogKeys::Ids(vec![Uuid::from_u128(1)])));
+    });
+    assert_eq!(failed_at(&verdict, Check::Parts), Some(world.erased as u64), "{verdict}");
+    assert_eq!(failed_at(&verdict, Check::Tokens), Some(world.erased as u64));
+    assert!(failed_at(&verdict, Check::Keys).is_some());
+    let verdict = published(|l| {
+        l.edit(rewrapped, |e| {
+            let Some(LogKeys::Records(records)) = &mut e.log.as_mut().unwrap().keys else { panic!() };
+            records[0].digest = Hex([1; 32]);
+        });
+    });
+    assert!(failed_at(&verdict, Check::Keys).is_some());
+    // An entry under a key that is introduced by none, or by another run.
+    let at = (0..).find(|i| log.entry(*i).content.is_some() && log.entry(*i).keys.is_none()).unwrap();
+    let verdict = published(|l| l.edit(at, |e| e.key = Some(Uuid::from_u128(1))));
+    assert_eq!(failed_at(&verdict, Check::Keys), Some(at as u64));
+    let first = log.find(kinds::WRITER_OPENED);
+    let late = (first..).find(|i| log.entry(*i).content.is_some() && log.entry(*i).keys.is_none()).unwrap();
+    let early = (0..first).find_map(|i| log.entry(i).keys).unwrap()[0].id;
+    let verdict = published(|l| l.edit(late, |e| e.key = Some(early)));
+    assert_eq!(failed_at(&verdict, Check::Keys), Some(late as u64));
+}
+
+#[test]
+fn content_that_is_not_what_was_committed_to_is_found_with_the_operators_keys() {
+    let world = world();
+    let at = (0..).find(|i| world.log.entry(*i).content.is_some() && *i != world.erased).unwrap();
+    let judge = |change: fn(&mut Entry)| {
+        let mut log = world.log.clone();
+        log.edit(at, change);
+        log.republish(&world.ring);
+        let policy = Policy { operator: Some(&world.ring), ..world.public() };
+        failed_at(&verify(&log, &policy, &mut ()), Check::Content)
+    };
+    assert_eq!(judge(|e| e.content.as_mut().unwrap().root = Hex([1; 32])), Some(at as u64));
+    assert_eq!(judge(|e| e.content.as_mut().unwrap().length += 1), Some(at as u64));
+    assert_eq!(judge(|e| e.event = Uuid::from_u128(5)), Some(at as u64));
+    // The tokens of something else, in the row, the entry and the index.
+    let mut log = world.log.clone();
+    let mut set = log.rows[at].tokens.clone().unwrap();
+    set.tokens[0] = Hex([0; 16]);
+    let digest = set.digest();
+    log.rows[at].tokens = Some(set);
+    log.edit(at, |e| e.tokens = Some(digest));
+    log.republish(&world.ring);
+    let policy = Policy { operator: Some(&world.ring), ..world.public() };
+    assert_eq!(failed_at(&verify(&log, &policy, &mut ()), Check::Content), Some(at as u64));
+}
+
+#[test]
+fn a_log_made_anew_under_other_keys_is_never_a_pass() {
+    let (world, other) = (world(), other());
+    // Everything of the other log, under our origin in the claims.
+    let mut log = other.log.clone();
+    log.origin = Some(world.ring.origin().to_owned());
+    let verdict = verify(&log, &world.public(), &mut ());
+    assert_eq!(verdict.exit_code(), 2, "{verdict}");
+    let remembers = Policy { remembered: vec![world.log.last_checkpoint()], ..world.public() };
+    assert_eq!(verify(&log, &remembers, &mut ()).exit_code(), 1);
+}
