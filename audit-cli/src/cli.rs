@@ -11,7 +11,13 @@ use crate::config::GlobalFlags;
 /// Exit codes: 0 done; 1 failed, and for `verify`: the evidence contradicts itself or a remembered checkpoint;
 /// 2 wrong call or configuration, and for `verify`: could not be decided.
 #[derive(Debug, Parser)]
-#[command(name = "audit-trail", version, propagate_version = true, arg_required_else_help = true, max_term_width = 110)]
+#[command(
+    name = "audit-trail",
+    version,
+    propagate_version = true,
+    arg_required_else_help = true,
+    max_term_width = 110
+)]
 pub(crate) struct Cli {
     #[command(flatten)]
     pub(crate) global: GlobalFlags,

@@ -88,6 +88,11 @@ pub(crate) struct Setting<T> {
 
 /// What the flags say, for all commands alike.
 #[derive(Debug, Clone, Default, clap::Args)]
+#[expect(
+    clippy::doc_markdown,
+    rustdoc::bare_urls,
+    reason = "these are the texts of --help, where backticks would be shown"
+)]
 pub(crate) struct GlobalFlags {
     /// Configuration file [env: AUDIT_TRAIL_CONFIG] [default: ./audit-trail.toml, then the user's configuration folder]
     #[arg(long, global = true, value_name = "FILE")]
@@ -130,16 +135,34 @@ impl Settings {
             _ => ConfigFile::default(),
         };
         let from_file = |value: Option<String>| {
-            value.map(|value| Setting { value, source: Source::File(path.clone().unwrap_or_default()) })
+            value.map(|value| Setting {
+                value,
+                source: Source::File(path.clone().unwrap_or_default()),
+            })
         };
-        let pick = |flag: Option<String>, flag_name, variable, in_file| -> Result<Option<Setting<String>>> {
+        let pick = |flag: Option<String>,
+                    flag_name,
+                    variable,
+                    in_file|
+         -> Result<Option<Setting<String>>> {
             Ok(match (flag, text(environment, variable)?) {
-                (Some(value), _) => Some(Setting { value, source: Source::Flag(flag_name) }),
-                (None, Some(value)) => Some(Setting { value, source: Source::Environment(variable) }),
+                (Some(value), _) => Some(Setting {
+                    value,
+                    source: Source::Flag(flag_name),
+                }),
+                (None, Some(value)) => Some(Setting {
+                    value,
+                    source: Source::Environment(variable),
+                }),
                 (None, None) => from_file(in_file),
             })
         };
-        let store = pick(flags.store.clone(), "--store", "AUDIT_TRAIL_STORE", file.store)?;
+        let store = pick(
+            flags.store.clone(),
+            "--store",
+            "AUDIT_TRAIL_STORE",
+            file.store,
+        )?;
         let key = pick(flags.key.clone(), "--key", "AUDIT_TRAIL_KEY", file.key)?;
         let as_text = |path: &Path| path.to_string_lossy().into_owned();
         let state_dir = pick(
@@ -149,8 +172,14 @@ impl Settings {
             file.state_dir.as_deref().map(as_text),
         )?;
         let state_dir = match state_dir {
-            Some(setting) => Setting { value: PathBuf::from(setting.value), source: setting.source },
-            None => Setting { value: default_state_dir(environment)?, source: Source::Default },
+            Some(setting) => Setting {
+                value: PathBuf::from(setting.value),
+                source: setting.source,
+            },
+            None => Setting {
+                value: default_state_dir(environment)?,
+                source: Source::Default,
+            },
         };
         Ok(Self {
             vkey: from_file(file.vkey),
@@ -164,12 +193,18 @@ impl Settings {
 
     /// The store's URL.
     pub(crate) fn store(&self) -> Result<&str> {
-        self.store.as_ref().map(|s| s.value.as_str()).ok_or_else(|| missing("store", "--store URL"))
+        self.store
+            .as_ref()
+            .map(|s| s.value.as_str())
+            .ok_or_else(|| missing("store", "--store URL"))
     }
 
     /// The key ring's URI.
     pub(crate) fn key(&self) -> Result<&str> {
-        self.key.as_ref().map(|s| s.value.as_str()).ok_or_else(|| missing("key ring", "--key URI"))
+        self.key
+            .as_ref()
+            .map(|s| s.value.as_str())
+            .ok_or_else(|| missing("key ring", "--key URI"))
     }
 }
 
@@ -184,8 +219,9 @@ fn text(environment: Environment<'_>, name: &str) -> Result<Option<String>> {
         .filter(|value| !value.is_empty())
         .map(|value| {
             value
-                .into_string()
-                .map_err(|_| CliError::usage(format!("environment variable {name} is not UTF-8")))
+                .to_str()
+                .map(str::to_owned)
+                .ok_or_else(|| CliError::usage(format!("environment variable {name} is not UTF-8")))
         })
         .transpose()
 }
@@ -219,22 +255,30 @@ fn default_state_dir(environment: Environment<'_>) -> Result<PathBuf> {
 fn read(path: &Path) -> Result<ConfigFile> {
     let shown = path.display();
     let length = std::fs::metadata(path)
-        .map_err(|e| CliError::because(format!("configuration file {shown} can't be read"), &e).code(2))?
+        .map_err(|e| {
+            CliError::because(format!("configuration file {shown} can't be read"), &e).code(2)
+        })?
         .len();
     if length > CONFIG_BYTES_MAX {
         return Err(CliError::usage(format!(
             "configuration file {shown} has {length} bytes, allowed are {CONFIG_BYTES_MAX}"
         )));
     }
-    let text = std::fs::read_to_string(path)
-        .map_err(|e| CliError::because(format!("configuration file {shown} can't be read"), &e).code(2))?;
-    toml::from_str(&text)
-        .map_err(|e| CliError::usage(format!("configuration file {shown} is wrong:\n{}", e.to_string().trim_end())))
+    let text = std::fs::read_to_string(path).map_err(|e| {
+        CliError::because(format!("configuration file {shown} can't be read"), &e).code(2)
+    })?;
+    toml::from_str(&text).map_err(|e| {
+        CliError::usage(format!(
+            "configuration file {shown} is wrong:\n{}",
+            e.to_string().trim_end()
+        ))
+    })
 }
 
 impl ConfigFile {
     /// The file's text.
     pub(crate) fn to_text(&self) -> Result<String> {
-        toml::to_string(self).map_err(|e| CliError::because("the configuration can't be written", &e))
+        toml::to_string(self)
+            .map_err(|e| CliError::because("the configuration can't be written", &e))
     }
 }

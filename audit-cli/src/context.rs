@@ -74,7 +74,9 @@ impl StoreUrl {
     pub(crate) fn create(&self) -> Result<Arc<dyn Store>> {
         match self {
             #[cfg(feature = "sqlite")]
-            Self::Sqlite(path) => Ok(Arc::new(audit_store_sqlite::SqliteStore::create_file(path)?)),
+            Self::Sqlite(path) => Ok(Arc::new(audit_store_sqlite::SqliteStore::create_file(
+                path,
+            )?)),
         }
     }
 
@@ -101,6 +103,13 @@ impl StoreUrl {
     }
 
     /// Its file, where it has one.
+    #[cfg_attr(
+        feature = "sqlite",
+        expect(
+            clippy::unnecessary_wraps,
+            reason = "the engines that join SQLite have no file"
+        )
+    )]
     pub(crate) fn path(&self) -> Option<&std::path::Path> {
         match self {
             #[cfg(feature = "sqlite")]
@@ -116,9 +125,11 @@ impl Context {
 
     /// The log's keys.
     pub(crate) fn keys(&self) -> Result<Arc<KeyRing>> {
-        let uri: KeyUri = self.settings.key()?.parse().map_err(|e: audit_core::Error| {
-            CliError::from(e).code(2)
-        })?;
+        let uri: KeyUri = self
+            .settings
+            .key()?
+            .parse()
+            .map_err(|e: audit_core::Error| CliError::from(e).code(2))?;
         KeyRing::load(&uri, &passphrases()).map(Arc::new).map_err(|e| {
             CliError::from(e).hint(
                 "the key ring is where `audit-trail init` put it; its passphrase is read from the file that \
@@ -151,8 +162,9 @@ impl Context {
         let (text, whose) = match (flag, &self.settings.vkey) {
             (Some(flag), _) => match flag.strip_prefix('@') {
                 Some(path) => (
-                    std::fs::read_to_string(path)
-                        .map_err(|e| CliError::because(format!("{path} can't be read"), &e).code(2))?,
+                    std::fs::read_to_string(path).map_err(|e| {
+                        CliError::because(format!("{path} can't be read"), &e).code(2)
+                    })?,
                     path.to_owned(),
                 ),
                 None => (flag.to_owned(), "--vkey".to_owned()),
@@ -179,7 +191,11 @@ pub(crate) fn now() -> Timestamp {
 
 /// `90s`, `15m`, `2h`, `7d`.
 pub(crate) fn duration(text: &str) -> Result<std::time::Duration> {
-    let wrong = || CliError::usage(format!("{text:?} is not a duration like 90s, 15m, 2h or 7d"));
+    let wrong = || {
+        CliError::usage(format!(
+            "{text:?} is not a duration like 90s, 15m, 2h or 7d"
+        ))
+    };
     let unit = text.chars().last().ok_or_else(wrong)?;
     let seconds: u64 = match unit {
         's' => 1,
@@ -188,8 +204,11 @@ pub(crate) fn duration(text: &str) -> Result<std::time::Duration> {
         'd' => 86_400,
         _ => return Err(wrong()),
     };
-    let number: u64 = text.trim_end_matches(unit).parse().map_err(|_| wrong())?;
-    number.checked_mul(seconds).map(std::time::Duration::from_secs).ok_or_else(wrong)
+    text.strip_suffix(unit)
+        .and_then(|number| number.parse::<u64>().ok())
+        .and_then(|number| number.checked_mul(seconds))
+        .map(std::time::Duration::from_secs)
+        .ok_or_else(wrong)
 }
 
 /// RFC 3339, or a duration back from now.
@@ -199,6 +218,8 @@ pub(crate) fn time(text: &str) -> Result<Timestamp> {
         return Ok(now().plus_micros(-micros));
     }
     Timestamp::parse_rfc3339(text).map_err(|e| {
-        CliError::from(e).code(2).hint("write a time like 2026-11-22T04:00:00Z, or a duration back from now like 2h")
+        CliError::from(e)
+            .code(2)
+            .hint("write a time like 2026-11-22T04:00:00Z, or a duration back from now like 2h")
     })
 }

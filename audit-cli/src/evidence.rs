@@ -3,11 +3,11 @@
 use std::ops::Range;
 use std::sync::Arc;
 
+use audit_core::Result;
 use audit_core::datakey::KeyRecord;
 use audit_core::row::{Parts, Row};
 use audit_core::store::ReadStore;
 use audit_core::token::Token;
-use audit_core::Result;
 use audit_tlog::tile::Tile;
 use audit_verify::Evidence;
 use tokio::runtime::Handle;
@@ -23,7 +23,10 @@ pub(crate) struct StoreEvidence {
 impl StoreEvidence {
     /// Over a store, on the runtime of the caller.
     pub(crate) fn new(store: Arc<dyn ReadStore>) -> Self {
-        Self { store, runtime: Handle::current() }
+        Self {
+            store,
+            runtime: Handle::current(),
+        }
     }
 
     fn wait<T>(&self, call: impl Future<Output = Result<T>>) -> Result<T> {

@@ -15,10 +15,12 @@ pub(crate) fn line(text: impl Display) -> Result<()> {
 /// Writes data as it is.
 pub(crate) fn bytes(data: &[u8]) -> Result<()> {
     let mut out = std::io::stdout().lock();
-    out.write_all(data).and_then(|()| out.flush()).map_err(|e| match e.kind() {
-        std::io::ErrorKind::BrokenPipe => CliError::new(CLOSED_PIPE),
-        _ => CliError::because("the output can't be written", &e),
-    })
+    out.write_all(data)
+        .and_then(|()| out.flush())
+        .map_err(|e| match e.kind() {
+            std::io::ErrorKind::BrokenPipe => CliError::new(CLOSED_PIPE),
+            _ => CliError::because("the output can't be written", &e),
+        })
 }
 
 /// Whether the error only says that the reader of a pipe has gone.
@@ -40,7 +42,9 @@ pub(crate) fn watched() -> bool {
 
 /// `text` without the control characters by which recorded bytes could steer a terminal.
 pub(crate) fn printable(text: &str) -> String {
-    text.chars().map(|c| if c.is_control() { ' ' } else { c }).collect()
+    text.chars()
+        .map(|c| if c.is_control() { ' ' } else { c })
+        .collect()
 }
 
 /// `text` cut to `width` characters.

@@ -233,7 +233,7 @@ impl AuditorKey {
         let bytes: [u8; 32] = plain
             .as_slice()
             .try_into()
-            .map_err(|_| failed().because("it has not 32 bytes"))?;
+            .map_err(|e: std::array::TryFromSliceError| failed().because(e))?;
         Ok(SecretKey::new(bytes))
     }
 }
@@ -264,11 +264,11 @@ impl AuditorPublicKey {
                 &mut Randomness(ids),
             )
             .map_err(|e| failed(e.to_string()))?;
-        let mut sealed = enc.to_bytes().to_vec();
-        sealed.extend_from_slice(&ciphertext);
-        let sealed: [u8; 80] = sealed
+        let sealed = [enc.to_bytes().as_slice(), &ciphertext].concat();
+        let sealed = sealed
+            .as_slice()
             .try_into()
-            .map_err(|_: Vec<u8>| failed("not 80 bytes".into()))?;
+            .map_err(|e: std::array::TryFromSliceError| failed(e.to_string()))?;
         Ok(Hex(sealed))
     }
 }

@@ -148,7 +148,7 @@ impl DataKey {
         let bytes: [u8; 32] = plain
             .as_slice()
             .try_into()
-            .map_err(|_| failed().because("it has not 32 bytes"))?;
+            .map_err(|e: std::array::TryFromSliceError| failed().because(e))?;
         Ok(Self {
             id: record.id,
             key: SecretKey::new(bytes),

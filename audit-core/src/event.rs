@@ -15,6 +15,8 @@ use crate::time::Timestamp;
 pub const CONTENT_BYTES_MAX: usize = 16 * 1024 * 1024;
 /// Bytes of one payload.
 pub const PAYLOAD_BYTES_MAX: usize = 256 * 1024 * 1024;
+/// Bytes of all payloads of one event together, below what one row of any engine holds.
+pub const PAYLOADS_BYTES_MAX: usize = 512 * 1024 * 1024;
 /// Payloads of one event; 64 of them keep an entry far below its 65,535 bytes.
 pub const PAYLOADS_MAX: usize = 64;
 /// Fields of one event, payloads included.
@@ -425,7 +427,16 @@ impl Event {
                 )));
             }
         }
-        // Six members besides attributes, refs and payloads can be a field.
+        let bytes = self
+            .payloads
+            .iter()
+            .fold(0_usize, |sum, p| sum.saturating_add(p.bytes.len()));
+        if bytes > PAYLOADS_BYTES_MAX {
+            return Err(Error::invalid(format!(
+                "payloads have {bytes} bytes together, allowed are {PAYLOADS_BYTES_MAX}"
+            )));
+        }
+        // Seven members besides attributes, refs and payloads can be a field.
         let fields = self.attributes.len() + self.refs.len() + self.payloads.len() + 7;
         if fields > FIELDS_MAX {
             return Err(Error::invalid(format!(

@@ -12,7 +12,8 @@ use uuid::Uuid;
 
 use crate::error::{Error, Result};
 use crate::event::{
-    Actor, Capture, Content, Correlation, Event, Guarantee, Kind, Media, PAYLOAD_BYTES_MAX, Payload, SystemRef,
+    Actor, Capture, Content, Correlation, Event, Guarantee, Kind, Media, PAYLOAD_BYTES_MAX,
+    Payload, SystemRef,
 };
 use crate::time::{Clock, IdSource, Timestamp};
 
@@ -63,11 +64,19 @@ impl Event {
                 bytes.len()
             )));
         }
-        let written: Written = serde_json::from_slice(bytes)
-            .map_err(|e| Error::invalid(format!("event is not the JSON object it should be: {e}")))?;
+        let written: Written = serde_json::from_slice(bytes).map_err(|e| {
+            Error::invalid(format!("event is not the JSON object it should be: {e}"))
+        })?;
         let now = clock.now();
-        let time = written.time.as_deref().map_or(Ok(now), Timestamp::parse_rfc3339)?;
-        let mut event = Self::new(written.id.unwrap_or_else(|| ids.uuid_v7(now)), time, Kind::new(written.kind)?);
+        let time = written
+            .time
+            .as_deref()
+            .map_or(Ok(now), Timestamp::parse_rfc3339)?;
+        let mut event = Self::new(
+            written.id.unwrap_or_else(|| ids.uuid_v7(now)),
+            time,
+            Kind::new(written.kind)?,
+        );
         event.actor = written.actor;
         event.on_behalf_of = written.on_behalf_of;
         event.system = written.system;
@@ -124,14 +133,21 @@ impl WrittenPayload {
         let (bytes, default) = match (self.text, self.base64) {
             (Some(text), None) => (text.into_bytes(), Media::Text),
             (None, Some(encoded)) => {
-                let bytes = BASE64
-                    .decode(encoded)
-                    .map_err(|e| Error::invalid(format!("payload {name:?} is not base64")).because(e))?;
+                let bytes = BASE64.decode(encoded).map_err(|e| {
+                    Error::invalid(format!("payload {name:?} is not base64")).because(e)
+                })?;
                 (bytes, Media::Bytes)
             }
-            _ => return Err(Error::invalid(format!("payload {name:?} needs either text or base64"))),
+            _ => {
+                return Err(Error::invalid(format!(
+                    "payload {name:?} needs either text or base64"
+                )));
+            }
         };
-        let media = self.media.as_deref().map_or(default, Media::of_content_type);
+        let media = self
+            .media
+            .as_deref()
+            .map_or(default, Media::of_content_type);
         Ok(Payload::new(name, media, bytes))
     }
 }
@@ -149,7 +165,8 @@ mod tests {
         let event = Event::from_json(text, &System, &System).unwrap();
         assert_eq!(event.time.to_string(), "2026-11-22T04:00:00.000000Z");
         assert_eq!(event.payloads[1].bytes, [0, 255]);
-        let again = Event::from_json(event.to_json().to_string().as_bytes(), &System, &System).unwrap();
+        let again =
+            Event::from_json(event.to_json().to_string().as_bytes(), &System, &System).unwrap();
         assert_eq!(again, event);
     }
 
@@ -161,10 +178,15 @@ mod tests {
             (r#"{"kind":"A B"}"#, "\"A B\""),
             (r#"{"kind":"a","time":"yesterday"}"#, "yesterday"),
             (r#"{"kind":"a","payloads":[{"name":"p"}]}"#, "\"p\""),
-            (r#"{"kind":"a","attributes":{"n":18446744073709551615}}"#, "attributes.n"),
+            (
+                r#"{"kind":"a","attributes":{"n":18446744073709551615}}"#,
+                "attributes.n",
+            ),
             (r#"{"kind":"a","actor":{"kind":"robot","id":"x"}}"#, "robot"),
         ] {
-            let error = Event::from_json(text.as_bytes(), &System, &System).unwrap_err().to_string();
+            let error = Event::from_json(text.as_bytes(), &System, &System)
+                .unwrap_err()
+                .to_string();
             assert!(error.contains(names), "{error:?} doesn't name {names:?}");
         }
     }

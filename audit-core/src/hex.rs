@@ -65,11 +65,15 @@ impl<const N: usize> Hex<N> {
     ///
     /// [`ErrorKind::Invalid`](crate::ErrorKind::Invalid) for another length or character.
     pub fn parse(text: &str) -> Result<Self> {
-        let bytes = decode(text)?;
-        let length = bytes.len();
-        bytes.try_into().map(Self).map_err(|_: Vec<u8>| {
-            Error::invalid(format!("{length} bytes of hexadecimal, expected {N}"))
-        })
+        decode(text)?
+            .try_into()
+            .map(Self)
+            .map_err(|bytes: Vec<u8>| {
+                Error::invalid(format!(
+                    "{} bytes of hexadecimal, expected {N}",
+                    bytes.len()
+                ))
+            })
     }
 }
 

@@ -17,14 +17,14 @@ mod event_json;
 pub mod hex;
 pub mod keyring;
 mod label;
-pub mod row;
-pub mod seal;
-pub mod secret;
-pub mod signer;
 #[cfg(feature = "log")]
 pub mod log;
 #[cfg(feature = "log")]
 pub mod reader;
+pub mod row;
+pub mod seal;
+pub mod secret;
+pub mod signer;
 #[cfg(feature = "log")]
 pub mod store;
 pub mod time;
@@ -32,5 +32,5 @@ pub mod token;
 
 pub use entry::Entry;
 pub use error::{Error, ErrorKind, Result};
-pub use event_json::EVENT_JSON_BYTES_MAX;
 pub use event::{Event, Kind, Payload};
+pub use event_json::EVENT_JSON_BYTES_MAX;

@@ -78,7 +78,11 @@ impl LogReader {
     /// A reader of the log in `store`.
     #[must_use]
     pub fn new(store: Arc<dyn ReadStore>, keys: Arc<KeyRing>) -> Self {
-        Self { store, keys, unwrapped: Arc::default() }
+        Self {
+            store,
+            keys,
+            unwrapped: Arc::default(),
+        }
     }
 
     /// The store that it reads.
@@ -102,10 +106,14 @@ impl LogReader {
     ///
     /// [`ErrorKind::Corrupt`](crate::ErrorKind::Corrupt) if the log's key didn't sign it.
     pub async fn checkpoint(&self) -> Result<Option<(Checkpoint, Vec<u8>)>> {
-        let Some(note) = self.store.latest_checkpoint().await? else { return Ok(None) };
+        let Some(note) = self.store.latest_checkpoint().await? else {
+            return Ok(None);
+        };
         let vkey = self.keys.vkey();
-        let (checkpoint, _) = checkpoint::open(&note, vkey.name(), &vkey)
-            .map_err(|e| Error::corrupt("the store's latest checkpoint is not signed by this log's key").because(e))?;
+        let (checkpoint, _) = checkpoint::open(&note, vkey.name(), &vkey).map_err(|e| {
+            Error::corrupt("the store's latest checkpoint is not signed by this log's key")
+                .because(e)
+        })?;
         Ok(Some((checkpoint.into_inner(), note)))
     }
 
@@ -121,13 +129,21 @@ impl LogReader {
             return Err(not_yet());
         }
         let wrong = |e: &dyn std::error::Error| {
-            Error::corrupt("no inclusion proof can be made of the store's tiles").at(index).because(e.to_string())
+            Error::corrupt("no inclusion proof can be made of the store's tiles")
+                .at(index)
+                .because(e.to_string())
         };
         let ids = proof::inclusion_tiles(index, checkpoint.size).map_err(|e| wrong(&e))?;
         let tiles = tiles_for(&*self.store, ids).await?;
-        let hashes = proof::inclusion_proof(index, checkpoint.size, &tiles).map_err(|e| wrong(&e))?;
+        let hashes =
+            proof::inclusion_proof(index, checkpoint.size, &tiles).map_err(|e| wrong(&e))?;
         let checkpoint = String::from_utf8(note).map_err(|e| wrong(&e))?;
-        Ok(TlogProof { extra: None, index, hashes, checkpoint })
+        Ok(TlogProof {
+            extra: None,
+            index,
+            hashes,
+            checkpoint,
+        })
     }
 
     /// Indexes of the events that match, in order, within `indexes`.
@@ -152,7 +168,12 @@ impl LogReader {
             .into_iter()
             .filter_map(|(field, value)| Some(index_key.token(field, value.as_ref()?)))
             .collect();
-        tokens.extend(filter.refs.iter().map(|(name, value)| index_key.token(&format!("refs/{name}"), value)));
+        tokens.extend(
+            filter
+                .refs
+                .iter()
+                .map(|(name, value)| index_key.token(&format!("refs/{name}"), value)),
+        );
         let query = Query {
             tokens,
             kind: filter.kind.clone(),
@@ -211,18 +232,31 @@ impl LogReader {
             (Some(id), Some(parts)) => match self.data_key(id).await? {
                 None => RecordContent::Gone,
                 Some(key) => RecordContent::Open(Box::new(
-                    seal::open(&entry, &parts, self.keys.origin(), &key).map_err(|e| e.at(index))?,
+                    seal::open(&entry, &parts, self.keys.origin(), &key)
+                        .map_err(|e| e.at(index))?,
                 )),
             },
         };
-        Ok(Record { index, bytes: row.entry, entry, content })
+        Ok(Record {
+            index,
+            bytes: row.entry,
+            entry,
+            content,
+        })
     }
 
     async fn data_key(&self, id: Uuid) -> Result<Option<DataKey>> {
-        if let Some(key) = self.unwrapped.lock().unwrap_or_else(PoisonError::into_inner).get(&id) {
+        if let Some(key) = self
+            .unwrapped
+            .lock()
+            .unwrap_or_else(PoisonError::into_inner)
+            .get(&id)
+        {
             return Ok(Some(key.clone()));
         }
-        let Some(record) = self.store.key(id).await? else { return Ok(None) };
+        let Some(record) = self.store.key(id).await? else {
+            return Ok(None);
+        };
         let under = self.keys.wrapping_key_of(record.generation).ok_or_else(|| {
             Error::key(format!(
                 "the key ring has no generation {} of the key-encryption key, which data key {id} needs",
@@ -230,7 +264,10 @@ impl LogReader {
             ))
         })?;
         let key = DataKey::unwrap(self.keys.origin(), &record, under)?;
-        let mut unwrapped = self.unwrapped.lock().unwrap_or_else(PoisonError::into_inner);
+        let mut unwrapped = self
+            .unwrapped
+            .lock()
+            .unwrap_or_else(PoisonError::into_inner);
         if unwrapped.len() >= KEYS_MAX {
             // Which one goes doesn't matter: it is unwrapped again when it is needed.
             unwrapped.pop_first();
@@ -256,6 +293,7 @@ pub(crate) async fn tiles_for(store: &dyn ReadStore, ids: Vec<TileId>) -> Result
 /// The edge of the tree when it had `size` leaves.
 pub(crate) async fn edge_at(store: &dyn ReadStore, size: u64) -> Result<EdgeTiles> {
     let tiles = tiles_for(store, EdgeTiles::tile_ids(size)).await?;
-    EdgeTiles::from_reader(size, &tiles)
-        .map_err(|e| Error::corrupt(format!("the store's tiles are not those of {size} entries")).because(e))
+    EdgeTiles::from_reader(size, &tiles).map_err(|e| {
+        Error::corrupt(format!("the store's tiles are not those of {size} entries")).because(e)
+    })
 }

@@ -39,7 +39,6 @@
 //! `log.db-shm` (SQLite's), `log.db.queue.lock`, `log.db.write.lock` and `log.db.publisher.lock` (empty; their locks
 //! count, not their presence).
 
-#![expect(clippy::doc_markdown, reason = "SQLite is a name, not code")]
 
 mod failure;
 mod layout;

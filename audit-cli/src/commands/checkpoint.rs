@@ -10,11 +10,16 @@ pub(crate) async fn run(context: &Context) -> Result<u8> {
     let store = context.store_url()?.read()?;
     let vkey = context.vkey(None)?;
     let note = store.latest_checkpoint().await?.ok_or_else(|| {
-        CliError::new("the log has no checkpoint yet").hint("a running writer publishes about once a second")
+        CliError::new("the log has no checkpoint yet")
+            .hint("a running writer publishes about once a second")
     })?;
     // Nobody should carry away a checkpoint that the log's key didn't sign.
-    checkpoint::open(&note, vkey.name(), &vkey)
-        .map_err(|e| CliError::because("the store's latest checkpoint is not signed by this log's key", &e))?;
+    checkpoint::open(&note, vkey.name(), &vkey).map_err(|e| {
+        CliError::because(
+            "the store's latest checkpoint is not signed by this log's key",
+            &e,
+        )
+    })?;
     output::bytes(&note)?;
     Ok(0)
 }

@@ -20,13 +20,21 @@ pub(crate) fn run(settings: &Settings, command: &ConfigCommand) -> Result<u8> {
             show(name, &setting.value, &setting.source)?;
         }
     }
-    show("state_dir", &settings.state_dir.value.to_string_lossy(), &settings.state_dir.source)?;
+    show(
+        "state_dir",
+        &settings.state_dir.value.to_string_lossy(),
+        &settings.state_dir.source,
+    )?;
     if let Some(setting) = &settings.vkey {
         show("vkey", &setting.value, &setting.source)?;
     }
     let serve = super::serve::effective(settings, None, &[])?;
     let source = |set: bool| if set { file() } else { Source::Default };
-    show("serve.listen", &serve.listen, &source(settings.serve.listen.is_some()))?;
+    show(
+        "serve.listen",
+        &serve.listen,
+        &source(settings.serve.listen.is_some()),
+    )?;
     for (name, url) in &serve.upstreams {
         show(
             &format!("serve.upstreams.{name}"),
@@ -35,11 +43,23 @@ pub(crate) fn run(settings: &Settings, command: &ConfigCommand) -> Result<u8> {
         )?;
     }
     let numbers = [
-        ("request_body_bytes_max", settings.serve.request_body_bytes_max),
-        ("response_record_bytes_max", settings.serve.response_record_bytes_max),
+        (
+            "request_body_bytes_max",
+            settings.serve.request_body_bytes_max,
+        ),
+        (
+            "response_record_bytes_max",
+            settings.serve.response_record_bytes_max,
+        ),
         ("connect_timeout_ms", settings.serve.connect_timeout_ms),
-        ("response_head_timeout_ms", settings.serve.response_head_timeout_ms),
-        ("response_idle_timeout_ms", settings.serve.response_idle_timeout_ms),
+        (
+            "response_head_timeout_ms",
+            settings.serve.response_head_timeout_ms,
+        ),
+        (
+            "response_idle_timeout_ms",
+            settings.serve.response_idle_timeout_ms,
+        ),
     ];
     for (name, value) in numbers {
         if let Some(value) = value {

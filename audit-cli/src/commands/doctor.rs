@@ -24,18 +24,24 @@ struct Findings {
 }
 
 impl Findings {
-    fn ok(&mut self, what: &str, text: &str) -> Result<()> {
+    fn ok(what: &str, text: &str) -> Result<()> {
         output::line(format_args!("ok    {what:<12} {text}"))
     }
 
     fn warn(&mut self, what: &str, text: &str, hint: &str) -> Result<()> {
         self.warned += 1;
-        output::line(format_args!("warn  {what:<12} {text}\n      {:<12} hint: {hint}", ""))
+        output::line(format_args!(
+            "warn  {what:<12} {text}\n      {:<12} hint: {hint}",
+            ""
+        ))
     }
 
     fn fail(&mut self, what: &str, text: &str, hint: &str) -> Result<()> {
         self.failed += 1;
-        output::line(format_args!("FAIL  {what:<12} {text}\n      {:<12} hint: {hint}", ""))
+        output::line(format_args!(
+            "FAIL  {what:<12} {text}\n      {:<12} hint: {hint}",
+            ""
+        ))
     }
 }
 
@@ -43,7 +49,7 @@ pub(crate) async fn run(context: &Context) -> Result<u8> {
     let mut findings = Findings::default();
     let settings = &context.settings;
     match &settings.file {
-        Some(path) => findings.ok("settings", &path.display().to_string())?,
+        Some(path) => Findings::ok("settings", &path.display().to_string())?,
         None => findings.warn(
             "settings",
             "no configuration file; flags and environment only",
@@ -54,7 +60,7 @@ pub(crate) async fn run(context: &Context) -> Result<u8> {
     let store = store(context, &mut findings).await?;
     if let Some(keys) = &keys {
         match context.vkey(None) {
-            Ok(vkey) if vkey == keys.vkey() => findings.ok("public key", &vkey.to_string())?,
+            Ok(vkey) if vkey == keys.vkey() => Findings::ok("public key", &vkey.to_string())?,
             Ok(_) => findings.fail(
                 "public key",
                 "the configuration's `vkey` is not the key ring's",
@@ -71,7 +77,10 @@ pub(crate) async fn run(context: &Context) -> Result<u8> {
         log(context, &**store, keys.as_ref(), &mut findings).await?;
     }
     space(context, &mut findings)?;
-    output::note(&format!("{} failed, {} warnings", findings.failed, findings.warned));
+    output::note(&format!(
+        "{} failed, {} warnings",
+        findings.failed, findings.warned
+    ));
     Ok(u8::from(findings.failed > 0))
 }
 
@@ -79,24 +88,40 @@ fn keys(context: &Context, findings: &mut Findings) -> Result<Option<KeyRing>> {
     let uri: KeyUri = match context.settings.key().map(str::parse) {
         Ok(Ok(uri)) => uri,
         Ok(Err(e)) => {
-            findings.fail("keys", &chain(&e), "for example --key file:/etc/audit-trail/audit-trail.key")?;
+            findings.fail(
+                "keys",
+                &chain(&e),
+                "for example --key file:/etc/audit-trail/audit-trail.key",
+            )?;
             return Ok(None);
         }
         Err(_) => {
-            findings.fail("keys", "no key ring is set", "run `audit-trail init`, or give --key URI")?;
+            findings.fail(
+                "keys",
+                "no key ring is set",
+                "run `audit-trail init`, or give --key URI",
+            )?;
             return Ok(None);
         }
     };
     match KeyRing::load(&uri, &passphrases()) {
         Ok(keys) => {
-            findings.ok("keys", &format!("open; log {}", keys.origin()))?;
+            Findings::ok("keys", &format!("open; log {}", keys.origin()))?;
             if matches!(uri, KeyUri::Env(_)) {
-                findings.warn("keys", "they come from the environment", "use file: or keyring: outside of tests")?;
+                findings.warn(
+                    "keys",
+                    "they come from the environment",
+                    "use file: or keyring: outside of tests",
+                )?;
             }
             Ok(Some(keys))
         }
         Err(e) => {
-            findings.fail("keys", &chain(&e), "check the path, its permissions, and the passphrase")?;
+            findings.fail(
+                "keys",
+                &chain(&e),
+                "check the path, its permissions, and the passphrase",
+            )?;
             Ok(None)
         }
     }
@@ -109,7 +134,11 @@ async fn store(
     let url = match context.store_url() {
         Ok(url) => url,
         Err(e) => {
-            findings.fail("store", &e.to_string().replace('\n', "; "), "give --store URL")?;
+            findings.fail(
+                "store",
+                &e.to_string().replace('\n', "; "),
+                "give --store URL",
+            )?;
             return Ok(None);
         }
     };
@@ -119,7 +148,10 @@ async fn store(
         Ok(store) => {
             let description = store.description().await;
             match description {
-                Ok(Some(d)) => findings.ok("store", &format!("writable; layout {}, log {}", d.layout, d.origin))?,
+                Ok(Some(d)) => Findings::ok(
+                    "store",
+                    &format!("writable; layout {}, log {}", d.layout, d.origin),
+                )?,
                 Ok(None) => findings.fail("store", "it holds no log", "run `audit-trail init`")?,
                 Err(e) => findings.fail("store", &chain(&e), "run `audit-trail verify`")?,
             }
@@ -129,7 +161,11 @@ async fn store(
             Ok(Some(store))
         }
         Err(e) => {
-            findings.fail("store", &e.to_string().replace('\n', "; "), "check the path and its permissions")?;
+            findings.fail(
+                "store",
+                &e.to_string().replace('\n', "; "),
+                "check the path and its permissions",
+            )?;
             Ok(url.read().ok())
         }
     }
@@ -139,8 +175,9 @@ fn permissions(path: &Path, findings: &mut Findings) -> Result<()> {
     match std::fs::metadata(path) {
         Ok(metadata) => {
             let mode = metadata.permissions().mode() & 0o777;
-            if mode & 0o077 == 0 {
-                findings.ok("permissions", &format!("{mode:04o} {}", path.display()))
+            let others = mode & 0o077;
+            if others == 0 {
+                Findings::ok("permissions", &format!("{mode:04o} {}", path.display()))
             } else {
                 findings.warn(
                     "permissions",
@@ -149,7 +186,11 @@ fn permissions(path: &Path, findings: &mut Findings) -> Result<()> {
                 )
             }
         }
-        Err(e) => findings.fail("permissions", &format!("{}: {e}", path.display()), "check the path"),
+        Err(e) => findings.fail(
+            "permissions",
+            &format!("{}: {e}", path.display()),
+            "check the path",
+        ),
     }
 }
 
@@ -163,38 +204,64 @@ async fn log(
         Ok(head) => head,
         Err(e) => return findings.fail("log", &chain(&e), "run `audit-trail verify`"),
     };
-    findings.ok("log", &format!("{} entries, root hash {}", head.size, head.edge.root()))?;
+    Findings::ok(
+        "log",
+        &format!("{} entries, root hash {}", head.size, head.edge.root()),
+    )?;
     if let Some(keys) = keys {
         if let Ok(Some(d)) = store.description().await
             && d.origin != keys.origin()
         {
             findings.fail(
                 "log",
-                &format!("the store holds the log {:?}, the keys are of {:?}", d.origin, keys.origin()),
+                &format!(
+                    "the store holds the log {:?}, the keys are of {:?}",
+                    d.origin,
+                    keys.origin()
+                ),
                 "give the --store and --key of one log",
             )?;
         }
         let state = StateFile::new(&context.settings.state_dir.value, keys.origin());
         match rollback_check(store, &state, &keys.vkey()).await {
-            Ok(true) => findings.ok("state", &format!("the store continues what {} remembers", state.path().display()))?,
+            Ok(true) => Findings::ok(
+                "state",
+                &format!(
+                    "the store continues what {} remembers",
+                    state.path().display()
+                ),
+            )?,
             Ok(false) => findings.warn(
                 "state",
-                &format!("{} is not there: rollback is not checked", state.path().display()),
+                &format!(
+                    "{} is not there: rollback is not checked",
+                    state.path().display()
+                ),
                 "give the --state-dir of the publisher; a host that never published has none",
             )?,
-            Err(e) => findings.fail("state", &chain(&e), "the store was rolled back or replaced: keep it as evidence")?,
+            Err(e) => findings.fail(
+                "state",
+                &chain(&e),
+                "the store was rolled back or replaced: keep it as evidence",
+            )?,
         }
     }
     match store.latest_checkpoint().await {
         Ok(Some(_)) => {}
-        Ok(None) => findings.warn("checkpoint", "there is none yet", "a running writer publishes about once a second")?,
+        Ok(None) => findings.warn(
+            "checkpoint",
+            "there is none yet",
+            "a running writer publishes about once a second",
+        )?,
         Err(e) => findings.fail("checkpoint", &chain(&e), "run `audit-trail verify`")?,
     }
     if head.size > 0 {
         let last = store.rows(head.size - 1..head.size, Parts::Without).await;
         let entry = last.and_then(|rows| {
             rows.first()
-                .ok_or_else(|| audit_core::Error::corrupt("the last entry is missing").at(head.size - 1))
+                .ok_or_else(|| {
+                    audit_core::Error::corrupt("the last entry is missing").at(head.size - 1)
+                })
                 .and_then(|row| Entry::decode(&row.entry))
         });
         match entry {
@@ -203,11 +270,14 @@ async fn log(
                 if ahead > SKEW_MICROS_MAX {
                     findings.fail(
                         "clock",
-                        &format!("the last entry was recorded {:.1} s in this clock's future", micros_as_seconds(ahead)),
+                        &format!(
+                            "the last entry was recorded {:.1} s in this clock's future",
+                            micros_as_seconds(ahead)
+                        ),
                         "set the clock; a time service should keep it",
                     )?;
                 } else {
-                    findings.ok("clock", &format!("{} UTC, not behind the log", now()))?;
+                    Findings::ok("clock", &format!("{} UTC, not behind the log", now()))?;
                 }
             }
             Err(e) => findings.fail("log", &chain(&e), "run `audit-trail verify`")?,
@@ -222,19 +292,35 @@ fn micros_as_seconds(micros: i64) -> f64 {
 }
 
 fn space(context: &Context, findings: &mut Findings) -> Result<()> {
-    let Ok(url) = context.store_url() else { return Ok(()) };
-    let Some(folder) = url.path().and_then(Path::parent) else { return Ok(()) };
-    let folder = if folder.as_os_str().is_empty() { Path::new(".") } else { folder };
+    let Ok(url) = context.store_url() else {
+        return Ok(());
+    };
+    let Some(folder) = url.path().and_then(Path::parent) else {
+        return Ok(());
+    };
+    let folder = if folder.as_os_str().is_empty() {
+        Path::new(".")
+    } else {
+        folder
+    };
     match rustix::fs::statvfs(folder) {
         Ok(stat) => {
             let free = stat.f_bavail.saturating_mul(stat.f_frsize);
             let text = format!("{} MiB free in {}", free >> 20, folder.display());
             if free < FREE_BYTES_MIN {
-                findings.warn("space", &text, "when the disk is full, appends are refused and the gateway answers 503")
+                findings.warn(
+                    "space",
+                    &text,
+                    "when the disk is full, appends are refused and the gateway answers 503",
+                )
             } else {
-                findings.ok("space", &text)
+                Findings::ok("space", &text)
             }
         }
-        Err(e) => findings.warn("space", &format!("{}: {e}", folder.display()), "check the path"),
+        Err(e) => findings.warn(
+            "space",
+            &format!("{}: {e}", folder.display()),
+            "check the path",
+        ),
     }
 }

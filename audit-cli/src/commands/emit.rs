@@ -2,10 +2,12 @@
 
 use std::collections::VecDeque;
 
-use audit_core::event::{Actor, ActorKind, Capture, Event, Guarantee, Kind, Media, Payload, SystemRef};
+use audit_core::EVENT_JSON_BYTES_MAX;
+use audit_core::event::{
+    Actor, ActorKind, Capture, Event, Guarantee, Kind, Media, Payload, SystemRef,
+};
 use audit_core::log::{Log, Pending};
 use audit_core::time::{IdSource as _, System, Timestamp};
-use audit_core::EVENT_JSON_BYTES_MAX;
 use serde_json::{Value, json};
 use tokio::io::{AsyncBufReadExt as _, AsyncReadExt as _, BufReader};
 
@@ -45,8 +47,16 @@ pub(crate) async fn run(context: &Context, args: EmitArgs) -> Result<u8> {
 
 fn event(args: EmitArgs) -> Result<Event> {
     let usage = |e: audit_core::Error| CliError::from(e).code(2);
-    let time = args.time.as_deref().map_or_else(|| Ok(now()), Timestamp::parse_rfc3339).map_err(usage)?;
-    let mut event = Event::new(System.uuid_v7(now()), time, Kind::new(args.kind).map_err(usage)?);
+    let time = args
+        .time
+        .as_deref()
+        .map_or_else(|| Ok(now()), Timestamp::parse_rfc3339)
+        .map_err(usage)?;
+    let mut event = Event::new(
+        System.uuid_v7(now()),
+        time,
+        Kind::new(args.kind).map_err(usage)?,
+    );
     let kind = match args.actor_kind {
         ActorSort::Human => ActorKind::Human,
         ActorSort::Agent => ActorKind::Agent,
@@ -73,8 +83,12 @@ fn event(args: EmitArgs) -> Result<Event> {
     }
     for text in &args.payloads {
         let (name, path) = super::pair("--payload", text)?;
-        let bytes = std::fs::read(path).map_err(|e| CliError::because(format!("{path} can't be read"), &e))?;
-        let media = match std::path::Path::new(path).extension().and_then(|e| e.to_str()) {
+        let bytes = std::fs::read(path)
+            .map_err(|e| CliError::because(format!("{path} can't be read"), &e))?;
+        let media = match std::path::Path::new(path)
+            .extension()
+            .and_then(|e| e.to_str())
+        {
             Some("json") => Media::Json,
             Some("jsonl" | "ndjson") => Media::NdJson,
             Some("txt" | "md") => Media::Text,
@@ -119,15 +133,18 @@ async fn lines(log: &Log) -> Result<u8> {
             while !waiting.is_empty() {
                 answer_first(&mut waiting).await?;
             }
-            return Err(CliError::new(format!("line {number} has more than {EVENT_JSON_BYTES_MAX} bytes")));
+            return Err(CliError::new(format!(
+                "line {number} has more than {EVENT_JSON_BYTES_MAX} bytes"
+            )));
         }
         if line.trim_ascii().is_empty() {
             continue;
         }
-        let submitted = match Event::from_json(line.trim_ascii(), log.clock().as_ref(), log.ids().as_ref()) {
-            Ok(event) => log.submit(event).await,
-            Err(e) => Err(e),
-        };
+        let submitted =
+            match Event::from_json(line.trim_ascii(), log.clock().as_ref(), log.ids().as_ref()) {
+                Ok(event) => log.submit(event).await,
+                Err(e) => Err(e),
+            };
         waiting.push_back((number, submitted));
         while waiting.len() >= WINDOW {
             failed += answer_first(&mut waiting).await?;
@@ -137,8 +154,10 @@ async fn lines(log: &Log) -> Result<u8> {
         failed += answer_first(&mut waiting).await?;
     }
     if failed > 0 {
-        return Err(CliError::new(format!("{failed} of {number} lines were not recorded"))
-            .hint("their answers on stdout say why"));
+        return Err(
+            CliError::new(format!("{failed} of {number} lines were not recorded"))
+                .hint("their answers on stdout say why"),
+        );
     }
     Ok(0)
 }
@@ -146,8 +165,12 @@ async fn lines(log: &Log) -> Result<u8> {
 /// Waits for the oldest line's outcome and prints its answer; 1 if it failed.
 ///
 /// Safe to be dropped while it waits: the line stays the oldest until its outcome is there.
-async fn answer_first(waiting: &mut VecDeque<(u64, Result<Pending, audit_core::Error>)>) -> Result<u64> {
-    let Some((number, submitted)) = waiting.front_mut() else { return Ok(0) };
+async fn answer_first(
+    waiting: &mut VecDeque<(u64, Result<Pending, audit_core::Error>)>,
+) -> Result<u64> {
+    let Some((number, submitted)) = waiting.front_mut() else {
+        return Ok(0);
+    };
     let outcome = match submitted {
         Ok(pending) => pending.outcome().await,
         Err(e) => Err(audit_core::Error::new(e.kind(), chain(e))),

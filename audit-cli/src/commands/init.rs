@@ -6,7 +6,9 @@ use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
 use audit_core::chain::{AuditorKey, AuditorPublicKey};
-use audit_core::keyring::{AuditorKeyFile, KdfCost, KeyRing, KeyUri, Passphrase, PassphraseSource as _, Protection};
+use audit_core::keyring::{
+    AuditorKeyFile, KdfCost, KeyRing, KeyUri, Passphrase, PassphraseSource as _, Protection,
+};
 use audit_core::log::{Log, LogOptions, StateFile};
 use audit_core::time::{IdSource as _, System};
 
@@ -36,7 +38,6 @@ pub(crate) struct Wanted {
 pub(crate) struct Made {
     pub(crate) vkey: String,
     pub(crate) keys: Arc<KeyRing>,
-    pub(crate) files: Vec<PathBuf>,
 }
 
 pub(crate) async fn run(settings: &Settings, args: &InitArgs) -> Result<u8> {
@@ -44,8 +45,11 @@ pub(crate) async fn run(settings: &Settings, args: &InitArgs) -> Result<u8> {
         .map_err(|e| CliError::because("the current folder can't be read", &e))?;
     let config = match &settings.file {
         Some(path) => {
-            return Err(CliError::usage(format!("there is a configuration file already: {}", path.display()))
-                .hint("a log is made once; go to another folder to make another one"));
+            return Err(CliError::usage(format!(
+                "there is a configuration file already: {}",
+                path.display()
+            ))
+            .hint("a log is made once; go to another folder to make another one"));
         }
         None => here.join(CONFIG_NAME),
     };
@@ -59,7 +63,9 @@ pub(crate) async fn run(settings: &Settings, args: &InitArgs) -> Result<u8> {
         None => format!("file:{}", here.join("audit-trail.key").display()),
     };
     let store: StoreUrl = store_url.parse()?;
-    let key: KeyUri = key_uri.parse().map_err(|e: audit_core::Error| CliError::from(e).code(2))?;
+    let key: KeyUri = key_uri
+        .parse()
+        .map_err(|e: audit_core::Error| CliError::from(e).code(2))?;
     let auditor = match &args.auditor_key {
         Some(path) => Ok(AuditorKeyFile::load_public(path)?),
         None => Err(here.join(AUDITOR_FILE)),
@@ -70,7 +76,11 @@ pub(crate) async fn run(settings: &Settings, args: &InitArgs) -> Result<u8> {
     };
     audit_core::entry::check_origin(&origin).map_err(|e| CliError::from(e).code(2))?;
     let sealed = !args.no_passphrase && matches!(key, KeyUri::File(_));
-    let passphrase = if sealed { Some(new_passphrase()?) } else { None };
+    let passphrase = if sealed {
+        Some(new_passphrase()?)
+    } else {
+        None
+    };
     let wanted = Wanted {
         origin: origin.clone(),
         store_url: absolute(&store_url, "sqlite:", &here),
@@ -88,17 +98,31 @@ pub(crate) async fn run(settings: &Settings, args: &InitArgs) -> Result<u8> {
 
     output::note(&format!("log       {origin}"));
     output::note(&format!("store     {}", shown[0]));
-    output::note(&format!("keys      {}{}", shown[1], if args.no_passphrase { "  (not sealed: --no-passphrase)" } else { "" }));
+    output::note(&format!(
+        "keys      {}{}",
+        shown[1],
+        if args.no_passphrase {
+            "  (not sealed: --no-passphrase)"
+        } else {
+            ""
+        }
+    ));
     output::note(&format!("settings  {}", config.display()));
     output::note(&format!(
         "state     {}{}",
         settings.state_dir.value.display(),
-        if settings.state_dir.source == Source::Default { "  (keep it apart from the store and its backups)" } else { "" }
+        if settings.state_dir.source == Source::Default {
+            "  (keep it apart from the store and its backups)"
+        } else {
+            ""
+        }
     ));
     output::note("\npublic key of the log; give it to everybody who verifies:");
     output::line(&made.vkey)?;
     output::note("\ncarry away, to where this host's administrators can't reach:");
-    output::note("  - the public key above, and now and then a checkpoint (`audit-trail checkpoint`)");
+    output::note(
+        "  - the public key above, and now and then a checkpoint (`audit-trail checkpoint`)",
+    );
     if let Some(path) = auditor_file {
         output::note(&format!(
             "  - {}: the auditor's private key. Move it, don't copy it: with it gone,\n    \
@@ -106,9 +130,13 @@ pub(crate) async fn run(settings: &Settings, args: &InitArgs) -> Result<u8> {
             path.display()
         ));
     }
-    output::note("  - a copy of the key ring and its passphrase: without them the content can't be read again");
+    output::note(
+        "  - a copy of the key ring and its passphrase: without them the content can't be read again",
+    );
     output::note("\nnext:");
-    output::note("  audit-trail serve                 # then point a client at http://127.0.0.1:8484/openai/v1");
+    output::note(
+        "  audit-trail serve                 # then point a client at http://127.0.0.1:8484/openai/v1",
+    );
     output::note("  audit-trail log --follow          # see what it records");
     output::note("  audit-trail verify                # check all of it");
     Ok(0)
@@ -118,7 +146,7 @@ pub(crate) async fn run(settings: &Settings, args: &InitArgs) -> Result<u8> {
 pub(crate) async fn make_log(wanted: Wanted) -> Result<Made> {
     let mut files = Vec::new();
     match steps(wanted, &mut files).await {
-        Ok((vkey, keys)) => Ok(Made { vkey, keys, files }),
+        Ok((vkey, keys)) => Ok(Made { vkey, keys }),
         Err(e) => {
             for file in files {
                 drop(std::fs::remove_file(file));
@@ -194,7 +222,9 @@ fn write_new(path: &Path, bytes: &[u8]) -> Result<()> {
 /// `scheme:relative` with the path made absolute.
 fn absolute(url: &str, scheme: &str, here: &Path) -> String {
     match url.strip_prefix(scheme) {
-        Some(path) if Path::new(path).is_relative() => format!("{scheme}{}", here.join(path).display()),
+        Some(path) if Path::new(path).is_relative() => {
+            format!("{scheme}{}", here.join(path).display())
+        }
         _ => url.to_owned(),
     }
 }
@@ -210,7 +240,11 @@ fn default_origin() -> String {
         .collect();
     let mut random = [0; 4];
     System.fill(&mut random);
-    format!("{}/audit-trail/{}", if host.is_empty() { "host" } else { &host }, audit_core::hex::encode(&random))
+    format!(
+        "{}/audit-trail/{}",
+        if host.is_empty() { "host" } else { &host },
+        audit_core::hex::encode(&random)
+    )
 }
 
 /// The passphrase for new key files: from where a later start finds it, else asked for twice.

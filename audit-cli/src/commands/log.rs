@@ -26,7 +26,10 @@ pub(crate) async fn run(context: &Context, args: &LogArgs) -> Result<u8> {
     if !args.json && indexes.is_empty() {
         output::note("no event matches");
     } else if indexes.len() == args.limit && !args.follow {
-        output::note(&format!("the latest {} that match; --limit N shows more", args.limit));
+        output::note(&format!(
+            "the latest {} that match; --limit N shows more",
+            args.limit
+        ));
     }
     if !args.follow {
         return Ok(0);
@@ -40,7 +43,11 @@ pub(crate) async fn run(context: &Context, args: &LogArgs) -> Result<u8> {
             for index in &found {
                 print(&reader, *index, args.json).await?;
             }
-            next = if full { found.last().map_or(size, |last| last + 1) } else { size };
+            next = if full {
+                found.last().map_or(size, |last| last + 1)
+            } else {
+                size
+            };
         }
         tokio::select! {
             grown = reader.store().wait_beyond(next) => grown?,
@@ -61,7 +68,12 @@ fn filter(args: &LogArgs) -> Result<Filter> {
         actor: args.actor.clone(),
         subject: args.subject.clone(),
         refs,
-        kind: args.kind.clone().map(Kind::new).transpose().map_err(usage)?,
+        kind: args
+            .kind
+            .clone()
+            .map(Kind::new)
+            .transpose()
+            .map_err(usage)?,
         from: args.since.as_deref().map(time).transpose()?,
         until: args.until.as_deref().map(time).transpose()?,
     })
@@ -69,14 +81,20 @@ fn filter(args: &LogArgs) -> Result<Filter> {
 
 async fn print(reader: &LogReader, index: u64, as_json: bool) -> Result<()> {
     let record = reader.record(index).await?;
-    if as_json { output::line(to_json(&record)) } else { output::line(row(&record)) }
+    if as_json {
+        output::line(to_json(&record))
+    } else {
+        output::line(row(&record))
+    }
 }
 
 /// A record as one JSON object.
 pub(crate) fn to_json(record: &Record) -> Value {
     let event = match &record.content {
         RecordContent::Open(opened) => opened.event.to_json(),
-        _ => json!({"id": record.entry.event, "time": record.entry.time, "kind": record.entry.kind}),
+        _ => {
+            json!({"id": record.entry.event, "time": record.entry.time, "kind": record.entry.kind})
+        }
     };
     json!({
         "index": record.index,
@@ -115,7 +133,11 @@ pub(crate) fn row(record: &Record) -> String {
             let event = &opened.event;
             (
                 event.session_id.clone().unwrap_or_default(),
-                event.actor.as_ref().map(|a| a.id.clone()).unwrap_or_default(),
+                event
+                    .actor
+                    .as_ref()
+                    .map(|a| a.id.clone())
+                    .unwrap_or_default(),
                 summary(event),
             )
         }
@@ -134,7 +156,9 @@ pub(crate) fn row(record: &Record) -> String {
 }
 
 fn own_summary(record: &Record) -> String {
-    let Some(log) = &record.entry.log else { return String::new() };
+    let Some(log) = &record.entry.log else {
+        return String::new();
+    };
     if let Some(origin) = &log.origin {
         return origin.clone();
     }
@@ -165,7 +189,10 @@ fn summary(event: &Event) -> String {
     parts.extend(text("http.response.status_code"));
     parts.extend(text("audit.outcome"));
     parts.extend(text("gen_ai.response.finish_reasons"));
-    if let (Some(input), Some(output)) = (text("gen_ai.usage.input_tokens"), text("gen_ai.usage.output_tokens")) {
+    if let (Some(input), Some(output)) = (
+        text("gen_ai.usage.input_tokens"),
+        text("gen_ai.usage.output_tokens"),
+    ) {
         parts.push(format!("{input}→{output} tokens"));
     }
     parts.extend(text("gen_ai.tool.name"));

@@ -31,7 +31,11 @@ use crate::error::{CliError, Result};
 /// Runs the command; the answer is the exit code.
 pub(crate) fn run(cli: Cli) -> Result<u8> {
     let settings = || Settings::load(&cli.global, &environment);
-    let context = || Ok::<_, CliError>(Context { settings: settings()? });
+    let context = || {
+        Ok::<_, CliError>(Context {
+            settings: settings()?,
+        })
+    };
     match cli.command {
         Command::Init(args) => block_on(init::run(&settings()?, &args)),
         Command::Serve(args) => block_on(serve::run(&context()?, &args)),
@@ -67,9 +71,12 @@ async fn index_of(reader: &LogReader, id: &str) -> Result<u64> {
     if let Ok(index) = id.parse::<u64>() {
         return Ok(index);
     }
-    let event: Uuid = id.parse().map_err(|_| {
-        CliError::usage(format!("{:?} is neither an event id nor a leaf index", crate::output::cut(id, 60)))
-    })?;
+    let Ok(event) = id.parse::<Uuid>() else {
+        return Err(CliError::usage(format!(
+            "{:?} is neither an event id nor a leaf index",
+            crate::output::cut(id, 60)
+        )));
+    };
     reader
         .position(event)
         .await?

@@ -38,5 +38,6 @@ pub(crate) async fn run(context: &Context, args: &ProveArgs) -> Result<u8> {
 }
 
 fn write(path: &Path, bytes: &[u8]) -> Result<()> {
-    std::fs::write(path, bytes).map_err(|e| CliError::because(format!("{} can't be written", path.display()), &e))
+    std::fs::write(path, bytes)
+        .map_err(|e| CliError::because(format!("{} can't be written", path.display()), &e))
 }

@@ -21,19 +21,30 @@ pub(crate) struct Effective {
 }
 
 const LISTEN: &str = "127.0.0.1:8484";
-const UPSTREAMS: [(&str, &str); 2] =
-    [("anthropic", "https://api.anthropic.com"), ("openai", "https://api.openai.com")];
+const UPSTREAMS: [(&str, &str); 2] = [
+    ("anthropic", "https://api.anthropic.com"),
+    ("openai", "https://api.openai.com"),
+];
 
-pub(crate) fn effective(settings: &Settings, listen: Option<&str>, upstreams: &[String]) -> Result<Effective> {
-    let mut all: BTreeMap<String, String> =
-        UPSTREAMS.iter().map(|(name, url)| ((*name).to_owned(), (*url).to_owned())).collect();
+pub(crate) fn effective(
+    settings: &Settings,
+    listen: Option<&str>,
+    upstreams: &[String],
+) -> Result<Effective> {
+    let mut all: BTreeMap<String, String> = UPSTREAMS
+        .iter()
+        .map(|(name, url)| ((*name).to_owned(), (*url).to_owned()))
+        .collect();
     all.extend(settings.serve.upstreams.clone());
     for text in upstreams {
         let (name, url) = super::pair("--upstream", text)?;
         all.insert(name.to_owned(), url.to_owned());
     }
     Ok(Effective {
-        listen: listen.or(settings.serve.listen.as_deref()).unwrap_or(LISTEN).to_owned(),
+        listen: listen
+            .or(settings.serve.listen.as_deref())
+            .unwrap_or(LISTEN)
+            .to_owned(),
         upstreams: all,
     })
 }
@@ -44,41 +55,65 @@ pub(crate) struct Stderr;
 
 impl audit_gateway::Reporter for Stderr {
     fn report(&self, notice: &audit_gateway::Notice) {
-        output::note(&format!("gateway: {}", output::printable(&notice.to_string())));
+        output::note(&format!(
+            "gateway: {}",
+            output::printable(&notice.to_string())
+        ));
     }
 }
 
 fn config(settings: &Settings, args: &ServeArgs) -> Result<Config> {
     let effective = effective(settings, args.listen.as_deref(), &args.upstream)?;
     let mut config = Config::new(Arc::new(Stderr));
-    config.listen = effective.listen.parse::<SocketAddr>().map_err(|_| {
-        CliError::usage(format!("listen address {:?} is not of the form IP:PORT", effective.listen))
-            .hint(format!("for example {LISTEN}"))
+    config.listen = effective.listen.parse::<SocketAddr>().map_err(|e| {
+        CliError::because(format!("listen address {:?}", effective.listen), &e)
+            .code(2)
+            .hint(format!("write it as IP:PORT, for example {LISTEN}"))
     })?;
     config.upstreams = effective
         .upstreams
         .iter()
         .map(|(name, url)| {
-            Upstream::new(url).map(|upstream| (name.clone(), upstream)).map_err(|e| {
-                CliError::because(format!("upstream {name}"), &e).code(2).hint("for example --upstream openai=https://api.openai.com")
-            })
+            Upstream::new(url)
+                .map(|upstream| (name.clone(), upstream))
+                .map_err(|e| {
+                    CliError::because(format!("upstream {name}"), &e)
+                        .code(2)
+                        .hint("for example --upstream openai=https://api.openai.com")
+                })
         })
         .collect::<Result<_>>()?;
     let serve = &settings.serve;
-    config.system = serve.system.clone().map(|id| SystemRef { id, version: None });
+    config.system = serve
+        .system
+        .clone()
+        .map(|id| SystemRef { id, version: None });
     let limits = &mut config.limits;
     for (limit, value) in [
-        (&mut limits.request_body_bytes_max, serve.request_body_bytes_max),
-        (&mut limits.response_record_bytes_max, serve.response_record_bytes_max),
+        (
+            &mut limits.request_body_bytes_max,
+            serve.request_body_bytes_max,
+        ),
+        (
+            &mut limits.response_record_bytes_max,
+            serve.response_record_bytes_max,
+        ),
     ] {
         if let Some(value) = value {
-            *limit = usize::try_from(value).map_err(|_| CliError::usage(format!("{value} bytes are too many")))?;
+            *limit = usize::try_from(value)
+                .map_err(|e| CliError::because(format!("{value} bytes"), &e).code(2))?;
         }
     }
     for (limit, value) in [
         (&mut limits.connect_timeout, serve.connect_timeout_ms),
-        (&mut limits.response_head_timeout, serve.response_head_timeout_ms),
-        (&mut limits.response_idle_timeout, serve.response_idle_timeout_ms),
+        (
+            &mut limits.response_head_timeout,
+            serve.response_head_timeout_ms,
+        ),
+        (
+            &mut limits.response_idle_timeout,
+            serve.response_idle_timeout_ms,
+        ),
     ] {
         if let Some(value) = value {
             *limit = Duration::from_millis(value);
@@ -112,7 +147,9 @@ async fn serve(
     let address = bound.local_addr();
     output::note(&format!("listening on http://{address}"));
     if public {
-        output::note("warning: this address is not loopback; whoever reaches it can use the gateway");
+        output::note(
+            "warning: this address is not loopback; whoever reaches it can use the gateway",
+        );
     }
     for (name, upstream) in upstreams {
         output::note(&format!("  http://{address}/{name}/…  →  {upstream}/…"));

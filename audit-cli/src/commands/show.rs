@@ -18,13 +18,36 @@ pub(crate) async fn run(context: &Context, args: &ShowArgs) -> Result<u8> {
     }
     if let Some(name) = &args.payload {
         let RecordContent::Open(opened) = &record.content else {
-            return Err(CliError::new(format!("event {} has no content that can be read", record.entry.event)));
+            return Err(CliError::new(format!(
+                "event {} has no content that can be read",
+                record.entry.event
+            )));
         };
-        let payload = opened.event.payloads.iter().find(|p| p.name == *name).ok_or_else(|| {
-            let names: Vec<&str> = opened.event.payloads.iter().map(|p| p.name.as_str()).collect();
-            CliError::new(format!("event {} has no payload {name:?}", record.entry.event))
-                .hint(format!("it has: {}", if names.is_empty() { "none".to_owned() } else { names.join(", ") }))
-        })?;
+        let payload = opened
+            .event
+            .payloads
+            .iter()
+            .find(|p| p.name == *name)
+            .ok_or_else(|| {
+                let names: Vec<&str> = opened
+                    .event
+                    .payloads
+                    .iter()
+                    .map(|p| p.name.as_str())
+                    .collect();
+                CliError::new(format!(
+                    "event {} has no payload {name:?}",
+                    record.entry.event
+                ))
+                .hint(format!(
+                    "it has: {}",
+                    if names.is_empty() {
+                        "none".to_owned()
+                    } else {
+                        names.join(", ")
+                    }
+                ))
+            })?;
         output::bytes(&payload.bytes)?;
         return Ok(0);
     }

@@ -94,7 +94,10 @@ pub(crate) async fn run(context: &Context, args: &VerifyArgs) -> Result<u8> {
     request.full = args.full;
     request.gap_max = args.gap_max.as_deref().map(duration).transpose()?;
     request.fresh_within = args.fresh_within.as_deref().map(duration).transpose()?;
-    let store = context.store_url().and_then(|url| url.read()).map_err(undecided)?;
+    let store = context
+        .store_url()
+        .and_then(|url| url.read())
+        .map_err(undecided)?;
     let verdict = run_verifier(store, request).await?;
     if args.json {
         output::line(verdict.to_json())?;
@@ -105,7 +108,9 @@ pub(crate) async fn run(context: &Context, args: &VerifyArgs) -> Result<u8> {
 }
 
 fn checkpoint(path: &Path) -> Result<Vec<u8>> {
-    let failed = |e: std::io::Error| CliError::because(format!("checkpoint {} can't be read", path.display()), &e).code(2);
+    let failed = |e: std::io::Error| {
+        CliError::because(format!("checkpoint {} can't be read", path.display()), &e).code(2)
+    };
     let length = std::fs::metadata(path).map_err(failed)?.len();
     if length > CHECKPOINT_BYTES_MAX {
         return Err(CliError::usage(format!(
@@ -123,9 +128,9 @@ impl Bar {
     fn new() -> Self {
         Self(output::watched().then(|| {
             let bar = ProgressBar::new(0);
-            if let Ok(style) =
-                ProgressStyle::with_template("{msg:<8} [{bar:40}] {human_pos}/{human_len}  {per_sec}  {eta}")
-            {
+            if let Ok(style) = ProgressStyle::with_template(
+                "{msg:<8} [{bar:40}] {human_pos}/{human_len}  {per_sec}  {eta}",
+            ) {
                 bar.set_style(style);
             }
             bar

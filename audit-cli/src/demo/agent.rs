@@ -29,21 +29,46 @@ pub(super) async fn run(gateway: SocketAddr, log: &Log) -> Result<()> {
     };
 
     output::note("   agent → openai: when is the next dose due?");
-    let answer = post(gateway, "/openai/v1/chat/completions", &ask(json!([question]))).await?;
-    let arguments = joined(&answer, |delta| delta["tool_calls"][0]["function"]["arguments"].as_str());
-    output::note(&format!("   openai → agent: call medication_schedule({arguments})"));
+    let answer = post(
+        gateway,
+        "/openai/v1/chat/completions",
+        &ask(json!([question])),
+    )
+    .await?;
+    let arguments = joined(&answer, |delta| {
+        delta["tool_calls"][0]["function"]["arguments"].as_str()
+    });
+    output::note(&format!(
+        "   openai → agent: call medication_schedule({arguments})"
+    ));
 
     let call = event(log, "tool.call", |event| {
-        event.attributes.insert("gen_ai.tool.name".into(), json!("medication_schedule"));
-        event.attributes.insert("gen_ai.tool.call.id".into(), json!("call_demo_1"));
-        event.payloads.push(Payload::new("arguments", Media::Json, arguments.clone().into_bytes()));
+        event
+            .attributes
+            .insert("gen_ai.tool.name".into(), json!("medication_schedule"));
+        event
+            .attributes
+            .insert("gen_ai.tool.call.id".into(), json!("call_demo_1"));
+        event.payloads.push(Payload::new(
+            "arguments",
+            Media::Json,
+            arguments.clone().into_bytes(),
+        ));
     })?;
     log.append(call).await?;
     let schedule = json!({"patient": "P-17", "next": "14:00", "drug": "demo 5 mg"}).to_string();
     let result = event(log, "tool.result", |event| {
-        event.attributes.insert("gen_ai.tool.name".into(), json!("medication_schedule"));
-        event.attributes.insert("gen_ai.tool.call.id".into(), json!("call_demo_1"));
-        event.payloads.push(Payload::new("result", Media::Json, schedule.clone().into_bytes()));
+        event
+            .attributes
+            .insert("gen_ai.tool.name".into(), json!("medication_schedule"));
+        event
+            .attributes
+            .insert("gen_ai.tool.call.id".into(), json!("call_demo_1"));
+        event.payloads.push(Payload::new(
+            "result",
+            Media::Json,
+            schedule.clone().into_bytes(),
+        ));
     })?;
     log.append(result).await?;
     output::note("   agent: looked it up");
@@ -62,7 +87,10 @@ pub(super) async fn run(gateway: SocketAddr, log: &Log) -> Result<()> {
     output::note("   agent → anthropic: does that match? anthropic → agent: it does");
 
     let mut approval = event(log, "approval.granted", |event| {
-        event.attributes.insert("audit.reason".into(), json!("dose and time checked against the chart"));
+        event.attributes.insert(
+            "audit.reason".into(),
+            json!("dose and time checked against the chart"),
+        );
     })?;
     approval.actor = Some(Actor {
         display_name: Some("N. Nurse".into()),
@@ -91,8 +119,9 @@ fn event(log: &Log, kind: &str, fill: impl FnOnce(&mut Event)) -> Result<Event> 
 async fn post(gateway: SocketAddr, path: &str, body: &Value) -> Result<String> {
     let failed = |e: hyper::Error| CliError::because("the gateway didn't answer", &e);
     let stream = TcpStream::connect(gateway).await?;
-    let (mut sender, connection) =
-        hyper::client::conn::http1::handshake(TokioIo::new(stream)).await.map_err(failed)?;
+    let (mut sender, connection) = hyper::client::conn::http1::handshake(TokioIo::new(stream))
+        .await
+        .map_err(failed)?;
     let connection = tokio::spawn(connection);
     let request = Request::post(path)
         .header("host", gateway.to_string())
@@ -104,7 +133,12 @@ async fn post(gateway: SocketAddr, path: &str, body: &Value) -> Result<String> {
         .map_err(|e| CliError::because("the request can't be made", &e))?;
     let response = sender.send_request(request).await.map_err(failed)?;
     let status = response.status();
-    let bytes = response.into_body().collect().await.map_err(failed)?.to_bytes();
+    let bytes = response
+        .into_body()
+        .collect()
+        .await
+        .map_err(failed)?
+        .to_bytes();
     drop(sender);
     connection.abort();
     if !status.is_success() {

@@ -23,16 +23,14 @@ const FORGED: (&str, &str) = ("approval.granted", "approval.refused");
 
 pub(crate) async fn run(args: &DemoArgs) -> Result<u8> {
     let temporary;
-    let folder = match &args.keep {
-        Some(folder) => {
-            std::fs::create_dir(folder)
-                .map_err(|e| CliError::because(format!("folder {} can't be made", folder.display()), &e).code(2))?;
-            folder.canonicalize()?
-        }
-        None => {
-            temporary = tempfile::tempdir()?;
-            temporary.path().to_owned()
-        }
+    let folder = if let Some(folder) = &args.keep {
+        std::fs::create_dir(folder).map_err(|e| {
+            CliError::because(format!("folder {} can't be made", folder.display()), &e).code(2)
+        })?;
+        folder.canonicalize()?
+    } else {
+        temporary = tempfile::tempdir()?;
+        temporary.path().to_owned()
     };
     let store_path = folder.join("audit-trail.db");
     let made = make(&folder, &store_path).await?;
@@ -40,7 +38,10 @@ pub(crate) async fn run(args: &DemoArgs) -> Result<u8> {
     step("1", "an agent works through the gateway");
     session(&folder, &store_path, &made).await?;
 
-    step("2", "what the log holds (decrypted with the operator's keys)");
+    step(
+        "2",
+        "what the log holds (decrypted with the operator's keys)",
+    );
     let url = format!("sqlite:{}", store_path.display());
     {
         let reader = LogReader::new(url.parse::<StoreUrl>()?.read()?, Arc::clone(&made.keys));
@@ -59,9 +60,16 @@ pub(crate) async fn run(args: &DemoArgs) -> Result<u8> {
         if found { "FINDS them" } else { "finds nothing" }
     ))?;
 
-    step("3", "verify: signatures, tree, columns, tokens, MAC chain, content");
-    let vkey = made.vkey.parse().map_err(|e: audit_tlog::note::NoteError| CliError::because("public key", &e))?;
-    let auditor = AuditorKeyFile::load_private(&folder.join("auditor.key"), &crate::context::passphrases())?;
+    step(
+        "3",
+        "verify: signatures, tree, columns, tokens, MAC chain, content",
+    );
+    let vkey = made
+        .vkey
+        .parse()
+        .map_err(|e: audit_tlog::note::NoteError| CliError::because("public key", &e))?;
+    let auditor =
+        AuditorKeyFile::load_private(&folder.join("auditor.key"), &crate::context::passphrases())?;
     let request = Request {
         vkey,
         auditor: Some(auditor),
@@ -72,7 +80,13 @@ pub(crate) async fn run(args: &DemoArgs) -> Result<u8> {
     let honest = run_verifier(url.parse::<StoreUrl>()?.read()?, request.clone()).await?;
     output::line(&honest)?;
 
-    step("4", &format!("somebody with the file, but no key, turns {} into {}", FORGED.0, FORGED.1));
+    step(
+        "4",
+        &format!(
+            "somebody with the file, but no key, turns {} into {}",
+            FORGED.0, FORGED.1
+        ),
+    );
     let tampered = tamper(&folder, &store_path, &made)?;
     let url = format!("sqlite:{}", tampered.display());
     let caught = run_verifier(url.parse::<StoreUrl>()?.read()?, request).await?;
@@ -85,8 +99,14 @@ pub(crate) async fn run(args: &DemoArgs) -> Result<u8> {
         let config = |dir: &Path| dir.join(CONFIG_NAME).display().to_string();
         output::note(&format!("\nthe files are in {}; try", folder.display()));
         output::note(&format!("  audit-trail --config {} log", config(&folder)));
-        output::note(&format!("  audit-trail --config {} verify    # exit code 0", config(&folder)));
-        output::note(&format!("  audit-trail --config {} verify    # exit code 1", config(&folder.join("tampered"))));
+        output::note(&format!(
+            "  audit-trail --config {} verify    # exit code 0",
+            config(&folder)
+        ));
+        output::note(&format!(
+            "  audit-trail --config {} verify    # exit code 1",
+            config(&folder.join("tampered"))
+        ));
     } else {
         output::note("\nthe files were in a temporary folder and are gone; --keep DIR keeps them");
     }
@@ -116,7 +136,9 @@ async fn make(folder: &Path, store_path: &Path) -> Result<Made> {
 
 async fn session(folder: &Path, store_path: &Path, made: &Made) -> Result<()> {
     let provider = provider::start().await?;
-    let store = format!("sqlite:{}", store_path.display()).parse::<StoreUrl>()?.open()?;
+    let store = format!("sqlite:{}", store_path.display())
+        .parse::<StoreUrl>()?
+        .open()?;
     let mut options = LogOptions::new(store, Arc::clone(&made.keys));
     options.state_dir = Some(folder.join("state"));
     let log = Log::open(options).await?;

@@ -67,8 +67,14 @@ async fn answer(request: Request<Incoming>) -> std::result::Result<Response<Body
 fn whole(status: StatusCode, value: &Value) -> Response<Body> {
     let mut response = Response::new(Full::new(Bytes::from(value.to_string())).boxed());
     *response.status_mut() = status;
-    response.headers_mut().insert("content-type", hyper::header::HeaderValue::from_static("application/json"));
-    response.headers_mut().insert("request-id", hyper::header::HeaderValue::from_static("req_demo_1"));
+    response.headers_mut().insert(
+        "content-type",
+        hyper::header::HeaderValue::from_static("application/json"),
+    );
+    response.headers_mut().insert(
+        "request-id",
+        hyper::header::HeaderValue::from_static("req_demo_1"),
+    );
     response
 }
 
@@ -83,11 +89,16 @@ fn stream(events: Vec<String>) -> Response<Body> {
             }
         }
     });
-    let frames = futures(move |cx| receiver.poll_recv(cx).map(|c| c.map(|bytes| Ok(Frame::data(bytes)))));
+    let frames = futures(move |cx| {
+        receiver
+            .poll_recv(cx)
+            .map(|c| c.map(|bytes| Ok(Frame::data(bytes))))
+    });
     let mut response = Response::new(http_body_util::BodyExt::boxed(StreamBody::new(frames)));
-    response
-        .headers_mut()
-        .insert("content-type", hyper::header::HeaderValue::from_static("text/event-stream; charset=utf-8"));
+    response.headers_mut().insert(
+        "content-type",
+        hyper::header::HeaderValue::from_static("text/event-stream; charset=utf-8"),
+    );
     response
 }
 
@@ -102,11 +113,20 @@ fn chunk(delta: &Value, finish: Option<&str>) -> String {
 
 /// First a tool call, and once its result is in the conversation, the answer.
 fn chat(asked: &Value) -> Vec<String> {
-    let last_role = asked["messages"].as_array().and_then(|m| m.last()).map(|m| m["role"].clone());
+    let last_role = asked["messages"]
+        .as_array()
+        .and_then(|m| m.last())
+        .map(|m| m["role"].clone());
     let mut events = Vec::new();
     if last_role == Some(json!("tool")) {
         events.push(chunk(&json!({"role": "assistant", "content": ""}), None));
-        for word in ["The next dose ", "is due ", "at 14:00; ", "a nurse must ", "confirm it."] {
+        for word in [
+            "The next dose ",
+            "is due ",
+            "at 14:00; ",
+            "a nurse must ",
+            "confirm it.",
+        ] {
             events.push(chunk(&json!({"content": word}), None));
         }
         events.push(chunk(&json!({}), Some("stop")));
@@ -117,7 +137,10 @@ fn chat(asked: &Value) -> Vec<String> {
             None,
         ));
         for piece in ["{\"patient\":", "\"P-17\"}"] {
-            events.push(chunk(&json!({"tool_calls": [{"index": 0, "function": {"arguments": piece}}]}), None));
+            events.push(chunk(
+                &json!({"tool_calls": [{"index": 0, "function": {"arguments": piece}}]}),
+                None,
+            ));
         }
         events.push(chunk(&json!({}), Some("tool_calls")));
     }

@@ -116,7 +116,12 @@ impl Pending {
         let (index, leaf_hash) = (&mut self.answer)
             .await
             .map_err(|e| Error::unavailable("the log is closed").because(e))??;
-        Ok(Receipt { event: self.event, index, leaf_hash, log: Arc::clone(&self.log) })
+        Ok(Receipt {
+            event: self.event,
+            index,
+            leaf_hash,
+            log: Arc::clone(&self.log),
+        })
     }
 }
 
@@ -151,7 +156,11 @@ impl Receipt {
         }
         let proof = reader.prove(self.index).await?;
         proof
-            .verify(&self.leaf_hash.into(), self.log.keys.origin(), &self.log.keys.vkey())
+            .verify(
+                &self.leaf_hash.into(),
+                self.log.keys.origin(),
+                &self.log.keys.vkey(),
+            )
             .map_err(|e| {
                 Error::corrupt("the published log doesn't hold the event that this receipt is for")
                     .at(self.index)
@@ -190,7 +199,10 @@ impl Shared {
     }
 
     fn reader(&self) -> LogReader {
-        LogReader::new(Arc::clone(&self.store) as Arc<dyn crate::store::ReadStore>, Arc::clone(&self.keys))
+        LogReader::new(
+            Arc::clone(&self.store) as Arc<dyn crate::store::ReadStore>,
+            Arc::clone(&self.keys),
+        )
     }
 }
 
@@ -249,7 +261,10 @@ impl Log {
             }
             None => return Err(Error::not_found("the store holds no log yet")),
         }
-        let state = options.state_dir.as_ref().map(|dir| StateFile::new(dir, &origin));
+        let state = options
+            .state_dir
+            .as_ref()
+            .map(|dir| StateFile::new(dir, &origin));
         if let Some(state) = &state {
             rollback_check(&*options.store, state, &options.keys.vkey()).await?;
         }
@@ -280,7 +295,11 @@ impl Log {
                 shared: Arc::downgrade(&shared),
             })
         });
-        Ok(Self { shared, jobs, tasks: Arc::new(Mutex::new(Some(Tasks { writer, publisher }))) })
+        Ok(Self {
+            shared,
+            jobs,
+            tasks: Arc::new(Mutex::new(Some(Tasks { writer, publisher }))),
+        })
     }
 
     /// Appends an event; on return it would survive a power cut.
@@ -304,7 +323,10 @@ impl Log {
     /// [`ErrorKind::Invalid`]: the event breaks a rule. [`ErrorKind::Unavailable`]: the log is closed.
     pub async fn submit(&self, event: Event) -> Result<Pending> {
         if kinds::ALL.contains(&event.kind.as_str()) {
-            return Err(Error::invalid(format!("kind {} is written by the log itself", event.kind)));
+            return Err(Error::invalid(format!(
+                "kind {} is written by the log itself",
+                event.kind
+            )));
         }
         event.check()?;
         let id = event.id;
@@ -320,10 +342,17 @@ impl Log {
         };
         let (reply, answer) = oneshot::channel();
         self.jobs
-            .send(Job { draft: Box::new(draft), reply })
+            .send(Job {
+                draft: Box::new(draft),
+                reply,
+            })
             .await
             .map_err(|e| Error::unavailable("the log is closed").because(e.to_string()))?;
-        Ok(Pending { event: id, answer, log: Arc::clone(&self.shared) })
+        Ok(Pending {
+            event: id,
+            answer,
+            log: Arc::clone(&self.shared),
+        })
     }
 
     /// Ends the run: waits for what was handed in, writes the closing entry and publishes.
@@ -333,10 +362,21 @@ impl Log {
     ///
     /// The first error of the closing entry or the last checkpoint. Calling it again is no error.
     pub async fn close(self) -> Result<()> {
-        let tasks = self.tasks.lock().unwrap_or_else(PoisonError::into_inner).take();
+        let tasks = self
+            .tasks
+            .lock()
+            .unwrap_or_else(PoisonError::into_inner)
+            .take();
         let Some(tasks) = tasks else { return Ok(()) };
         let (reply, answer) = oneshot::channel();
-        let sent = self.jobs.send(Job { draft: Box::new(Draft::close()), reply }).await.is_ok();
+        let sent = self
+            .jobs
+            .send(Job {
+                draft: Box::new(Draft::close()),
+                reply,
+            })
+            .await
+            .is_ok();
         if sent {
             // The writer's own result follows; this only waits for its turn in the queue.
             drop(answer.await);
@@ -362,7 +402,11 @@ impl Log {
     /// Why checkpoints are not being published at the moment; `None` if all is well.
     #[must_use]
     pub fn publishing_trouble(&self) -> Option<String> {
-        self.shared.trouble.lock().unwrap_or_else(PoisonError::into_inner).clone()
+        self.shared
+            .trouble
+            .lock()
+            .unwrap_or_else(PoisonError::into_inner)
+            .clone()
     }
 
     /// The writer's clock.
@@ -396,9 +440,14 @@ impl Shared {
         let tokens = self.keys.index_key().tokens(event)?.map(|tokens| {
             let mut salt = [0; 16];
             self.ids.fill(&mut salt);
-            TokenSet { salt: Hex(salt), tokens }
+            TokenSet {
+                salt: Hex(salt),
+                tokens,
+            }
         });
-        let scope = event.shred_scope().unwrap_or_else(|| format!("run:{}", self.run));
+        let scope = event
+            .shred_scope()
+            .unwrap_or_else(|| format!("run:{}", self.run));
         let key = self.data_key(&scope);
         let sealed = seal::seal(event, self.keys.origin(), &key.key, &*self.ids)?;
         Ok(Draft {
@@ -414,7 +463,10 @@ impl Shared {
     }
 
     fn data_key(&self, scope: &str) -> Arc<RunKey> {
-        let mut cache = self.data_keys.lock().unwrap_or_else(PoisonError::into_inner);
+        let mut cache = self
+            .data_keys
+            .lock()
+            .unwrap_or_else(PoisonError::into_inner);
         if let Some(key) = cache.keys.get(scope) {
             return Arc::clone(key);
         }
@@ -442,5 +494,8 @@ const _: () = assert!(entry::ENTRY_BYTES_MAX > 64 * 400 + 4096);
 
 /// Whether an error means that nothing more may be appended in this run.
 fn is_fatal(kind: ErrorKind) -> bool {
-    matches!(kind, ErrorKind::RolledBack | ErrorKind::Corrupt | ErrorKind::Unknown)
+    matches!(
+        kind,
+        ErrorKind::RolledBack | ErrorKind::Corrupt | ErrorKind::Unknown
+    )
 }

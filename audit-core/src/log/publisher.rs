@@ -38,10 +38,18 @@ impl StateFile {
         let readable: String = origin
             .chars()
             .take(64)
-            .map(|c| if c.is_ascii_alphanumeric() || c == '.' || c == '-' { c } else { '_' })
+            .map(|c| {
+                if c.is_ascii_alphanumeric() || c == '.' || c == '-' {
+                    c
+                } else {
+                    '_'
+                }
+            })
             .collect();
         let digest = hex::encode(&sha256(origin.as_bytes()).0[..4]);
-        Self { path: dir.join(format!("{readable}-{digest}.checkpoint")) }
+        Self {
+            path: dir.join(format!("{readable}-{digest}.checkpoint")),
+        }
     }
 
     /// Its path.
@@ -57,7 +65,8 @@ impl StateFile {
     /// [`ErrorKind::Unavailable`] if there is one that can't be read, [`ErrorKind::Corrupt`] if it is too long.
     pub fn read(&self) -> Result<Option<Vec<u8>>> {
         let failed = |e: std::io::Error| {
-            Error::unavailable(format!("state file {} can't be read", self.path.display())).because(e)
+            Error::unavailable(format!("state file {} can't be read", self.path.display()))
+                .because(e)
         };
         let length = match std::fs::metadata(&self.path) {
             Ok(metadata) => metadata.len(),
@@ -107,7 +116,11 @@ impl StateFile {
             std::fs::File::open(dir)?.sync_all()
         };
         write().map_err(|e| {
-            Error::unavailable(format!("state file {} can't be written", self.path.display())).because(e)
+            Error::unavailable(format!(
+                "state file {} can't be written",
+                self.path.display()
+            ))
+            .because(e)
         })
     }
 }
@@ -117,9 +130,20 @@ impl StateFile {
 /// # Errors
 ///
 /// [`ErrorKind::RolledBack`] if the store is behind, or holds another history.
-pub async fn rollback_check(store: &dyn ReadStore, state: &StateFile, vkey: &VerifierKey) -> Result<bool> {
-    let Some((remembered, _)) = state.checkpoint(vkey)? else { return Ok(false) };
-    check_against(store, &remembered, &format!("state file {}", state.path().display())).await?;
+pub async fn rollback_check(
+    store: &dyn ReadStore,
+    state: &StateFile,
+    vkey: &VerifierKey,
+) -> Result<bool> {
+    let Some((remembered, _)) = state.checkpoint(vkey)? else {
+        return Ok(false);
+    };
+    check_against(
+        store,
+        &remembered,
+        &format!("state file {}", state.path().display()),
+    )
+    .await?;
     Ok(true)
 }
 
@@ -151,9 +175,16 @@ async fn check_against(store: &dyn ReadStore, remembered: &Checkpoint, whose: &s
         )
     };
     let tiles = tiles_for(store, ids).await?;
-    let proof = proof::consistency_proof(remembered.size, head.size, &tiles).map_err(|e| differs().because(e))?;
-    proof::verify_consistency(remembered.size, head.size, &remembered.root, &new_root, &proof)
-        .map_err(|e| differs().because(e))
+    let proof = proof::consistency_proof(remembered.size, head.size, &tiles)
+        .map_err(|e| differs().because(e))?;
+    proof::verify_consistency(
+        remembered.size,
+        head.size,
+        &remembered.root,
+        &new_root,
+        &proof,
+    )
+    .map_err(|e| differs().because(e))
 }
 
 pub(super) struct Publisher {
@@ -186,7 +217,10 @@ impl Handle {
 
 pub(super) fn spawn(publisher: Publisher) -> Handle {
     let (stop, stopped) = oneshot::channel();
-    Handle { stop, task: tokio::spawn(publisher.run(stopped)) }
+    Handle {
+        stop,
+        task: tokio::spawn(publisher.run(stopped)),
+    }
 }
 
 impl Publisher {
@@ -209,10 +243,10 @@ impl Publisher {
                         shared.published.send_replace(size);
                     }
                 }
-                Ok(None) => {}
                 // What is signed must never contradict what was signed before: stop for good.
                 Err(e) if super::is_fatal(e.kind()) || last => return Err(e),
-                Err(_) => {}
+                // Another process publishes, or the store is out of reach: try again at the next turn.
+                Ok(None) | Err(_) => {}
             }
             if last {
                 return Ok(());
@@ -249,9 +283,16 @@ impl Publisher {
             }
         } else if let Some(note) = self.store.latest_checkpoint().await? {
             // A host without memory takes up what the store has, if the log's own key signed it.
-            let (checkpoint, _) = checkpoint::open(&note, vkey.name(), &vkey)
-                .map_err(|e| Error::corrupt("the store's latest checkpoint is not signed by this log's key").because(e))?;
-            check_against(&*self.store, &checkpoint, "the store's own latest checkpoint").await?;
+            let (checkpoint, _) = checkpoint::open(&note, vkey.name(), &vkey).map_err(|e| {
+                Error::corrupt("the store's latest checkpoint is not signed by this log's key")
+                    .because(e)
+            })?;
+            check_against(
+                &*self.store,
+                &checkpoint,
+                "the store's own latest checkpoint",
+            )
+            .await?;
         }
         if head.size == 0 {
             return Ok(None);

@@ -34,7 +34,11 @@ pub(super) struct RunKey {
 
 impl RunKey {
     pub(super) fn new(key: DataKey, record: KeyRecord) -> Self {
-        Self { key, record, stored: AtomicBool::new(false) }
+        Self {
+            key,
+            record,
+            stored: AtomicBool::new(false),
+        }
     }
 }
 
@@ -171,7 +175,10 @@ impl Writer {
             }
         };
         let k0 = SecretKey::random(&*self.ids);
-        let sealed = self.keys.auditor().seal_run_key(self.keys.origin(), run, &k0, &*self.ids)?;
+        let sealed = self
+            .keys
+            .auditor()
+            .seal_run_key(self.keys.origin(), run, &k0, &*self.ids)?;
         let writer = self.keys.writer();
         let first = self.store.head().await?.size == 0;
         let now = self.clock.now();
@@ -228,7 +235,11 @@ impl Writer {
         loop {
             let epoch_end = self.epoch_started + self.epoch;
             let heartbeat = self.appended + self.heartbeat;
-            let wake = if self.traffic > 0 { epoch_end.min(heartbeat) } else { heartbeat };
+            let wake = if self.traffic > 0 {
+                epoch_end.min(heartbeat)
+            } else {
+                heartbeat
+            };
             let first = tokio::select! {
                 job = queue.recv() => job,
                 () = tokio::time::sleep_until(wake), if self.broken.is_none() => {
@@ -258,7 +269,11 @@ impl Writer {
                     break;
                 }
                 jobs.push(job);
-                next = if jobs.len() < self.batch_events_max { queue.try_recv().ok() } else { None };
+                next = if jobs.len() < self.batch_events_max {
+                    queue.try_recv().ok()
+                } else {
+                    None
+                };
             }
             if !jobs.is_empty() {
                 self.serve(jobs).await;
@@ -274,7 +289,13 @@ impl Writer {
         queue.close();
         let entries = self.chain.seq() + 1;
         let closed = self
-            .append_own(kinds::WRITER_CLOSED, LogFacts { entries: Some(entries), ..LogFacts::default() })
+            .append_own(
+                kinds::WRITER_CLOSED,
+                LogFacts {
+                    entries: Some(entries),
+                    ..LogFacts::default()
+                },
+            )
             .await;
         drop(closer);
         closed
@@ -391,8 +412,14 @@ impl Writer {
 
     async fn close_epoch(&mut self) -> Result<()> {
         let entries = self.epoch_entries + 1;
-        self.append_own(kinds::EPOCH_CLOSED, LogFacts { entries: Some(entries), ..LogFacts::default() })
-            .await?;
+        self.append_own(
+            kinds::EPOCH_CLOSED,
+            LogFacts {
+                entries: Some(entries),
+                ..LogFacts::default()
+            },
+        )
+        .await?;
         // The closing entry is durable; from here on nobody, not even this process, can make an entry of that epoch.
         self.chain.evolve();
         self.epoch_entries = 0;
@@ -427,7 +454,11 @@ impl Writer {
         Ok(Made {
             leaf: leaf_hash(&bytes),
             entry: bytes,
-            columns: Columns { event: draft.event, kind: draft.kind.clone(), time: draft.time },
+            columns: Columns {
+                event: draft.event,
+                kind: draft.kind.clone(),
+                time: draft.time,
+            },
             tokens: draft.tokens.clone(),
             parts: draft.sealed.as_ref().map(|s| s.parts.clone()),
             record: None,
@@ -454,7 +485,9 @@ impl Writer {
             Err(e) if e.kind() == ErrorKind::Unknown => match self.resolve(&made, e).await {
                 Ok(Some(head)) => head,
                 Ok(None) => {
-                    return Err(Error::unavailable("the store didn't take the batch; nothing was written"));
+                    return Err(Error::unavailable(
+                        "the store didn't take the batch; nothing was written",
+                    ));
                 }
                 Err(e) => return Err(self.give_up(e)),
             },
@@ -472,8 +505,10 @@ impl Writer {
     }
 
     fn saw(&self, head: &Head) {
-        *self.seen.lock().unwrap_or_else(PoisonError::into_inner) =
-            Some(Seen { size: head.size, root: head.edge.root() });
+        *self.seen.lock().unwrap_or_else(PoisonError::into_inner) = Some(Seen {
+            size: head.size,
+            root: head.edge.root(),
+        });
     }
 
     fn give_up(&mut self, e: Error) -> Error {
@@ -505,7 +540,9 @@ impl Writer {
     }
 
     async fn look_for(&self, made: &[Made]) -> Result<Option<Head>> {
-        let Some(first) = made.first() else { return Ok(None) };
+        let Some(first) = made.first() else {
+            return Ok(None);
+        };
         let Some(index) = self.store.position(first.columns.event).await? else {
             return Ok(None);
         };
@@ -519,14 +556,20 @@ impl Writer {
             }
             for row in rows {
                 if expected.next().is_none_or(|m| m.entry != row.entry) {
-                    return Err(Error::corrupt("another entry stands where this run's batch was written").at(row.index));
+                    return Err(Error::corrupt(
+                        "another entry stands where this run's batch was written",
+                    )
+                    .at(row.index));
                 }
                 at += 1;
             }
         }
         // Other writers may have gone on since; what this run needs is where its own batch ended.
         let reader = crate::reader::edge_at(&*self.store, end).await?;
-        Ok(Some(Head { size: end, edge: reader }))
+        Ok(Some(Head {
+            size: end,
+            edge: reader,
+        }))
     }
 }
 
@@ -545,7 +588,8 @@ fn batch(
         )));
     }
     if let Some(seen) = seen.lock().unwrap_or_else(PoisonError::into_inner).as_ref() {
-        let rolled_back = head.size < seen.size || (head.size == seen.size && head.edge.root() != seen.root);
+        let rolled_back =
+            head.size < seen.size || (head.size == seen.size && head.edge.root() != seen.root);
         if rolled_back {
             return Err(Error::new(
                 ErrorKind::RolledBack,
@@ -560,7 +604,9 @@ fn batch(
         }
     }
     if expect_size.is_some_and(|size| size != head.size) {
-        return Err(Error::unavailable("another process opened this log at the same moment"));
+        return Err(Error::unavailable(
+            "another process opened this log at the same moment",
+        ));
     }
     let mut edge = head.edge.clone();
     // What the head's reader may have left in there isn't this batch's.
@@ -578,5 +624,9 @@ fn batch(
         });
         keys.extend(one.record.as_ref().map(|key| key.record.clone()));
     }
-    Ok(Batch { rows, tiles: edge.take_changed(), keys })
+    Ok(Batch {
+        rows,
+        tiles: edge.take_changed(),
+        keys,
+    })
 }

@@ -32,7 +32,9 @@ impl Bench {
         Self {
             faulty: FaultyStore::new(Arc::new(memory.clone())),
             memory,
-            keys: Arc::new(KeyRing::generate("example.org/log", auditor.public(), &System).unwrap()),
+            keys: Arc::new(
+                KeyRing::generate("example.org/log", auditor.public(), &System).unwrap(),
+            ),
             auditor,
             state: tempfile::tempdir().unwrap(),
         }
@@ -51,7 +53,12 @@ impl Bench {
     }
 
     fn entries(&self) -> Vec<Entry> {
-        self.memory.contents().rows.iter().map(|row| Entry::decode(&row.entry).unwrap()).collect()
+        self.memory
+            .contents()
+            .rows
+            .iter()
+            .map(|row| Entry::decode(&row.entry).unwrap())
+            .collect()
     }
 
     fn kinds(&self) -> Vec<String> {
@@ -65,11 +72,16 @@ impl Bench {
         for entry in self.entries() {
             if entry.seq == 0 {
                 let opening = verify_opening(&entry).unwrap();
-                let k0 = self.auditor.open_run_key("example.org/log", entry.run, &opening.sealed).unwrap();
+                let k0 = self
+                    .auditor
+                    .open_run_key("example.org/log", entry.run, &opening.sealed)
+                    .unwrap();
                 chains.insert(entry.run, MacChain::start(entry.run, k0));
                 order.push(entry.run);
             }
-            let chain = chains.get_mut(&entry.run).expect("a run begins with its opening");
+            let chain = chains
+                .get_mut(&entry.run)
+                .expect("a run begins with its opening");
             chain.verify(&entry).unwrap();
             if entry.kind.as_str() == kinds::EPOCH_CLOSED {
                 chain.evolve();
@@ -85,7 +97,11 @@ fn event(session: &str, n: usize) -> Event {
     event.session_id = Some(session.to_owned());
     event.actor = Some(Actor::new(ActorKind::Agent, "agent-1"));
     event.attributes.insert("n".into(), n.into());
-    event.payloads.push(Payload::new("request.body", Media::Json, format!("{{\"n\":{n}}}").into_bytes()));
+    event.payloads.push(Payload::new(
+        "request.body",
+        Media::Json,
+        format!("{{\"n\":{n}}}").into_bytes(),
+    ));
     event
 }
 
@@ -101,15 +117,35 @@ async fn what_is_appended_is_read_back_decrypted_and_proven() {
 
     let reader = log.reader();
     let record = reader.record(1).await.unwrap();
-    let RecordContent::Open(opened) = record.content else { panic!("content is not open") };
+    let RecordContent::Open(opened) = record.content else {
+        panic!("content is not open")
+    };
     assert_eq!(opened.event, sent);
 
-    let one = Filter { session: Some("s1".into()), ..Filter::default() };
-    assert_eq!(reader.find(&one, 0..u64::MAX, false, 10).await.unwrap(), [1]);
-    let other = Filter { session: Some("s2".into()), ..Filter::default() };
-    assert!(reader.find(&other, 0..u64::MAX, false, 10).await.unwrap().is_empty());
+    let one = Filter {
+        session: Some("s1".into()),
+        ..Filter::default()
+    };
+    assert_eq!(
+        reader.find(&one, 0..u64::MAX, false, 10).await.unwrap(),
+        [1]
+    );
+    let other = Filter {
+        session: Some("s2".into()),
+        ..Filter::default()
+    };
+    assert!(
+        reader
+            .find(&other, 0..u64::MAX, false, 10)
+            .await
+            .unwrap()
+            .is_empty()
+    );
     log.close().await.unwrap();
-    assert_eq!(bench.kinds(), ["log.opened", "llm.request", "writer.closed"]);
+    assert_eq!(
+        bench.kinds(),
+        ["log.opened", "llm.request", "writer.closed"]
+    );
     assert_eq!(bench.audit(), [1]);
 }
 
@@ -119,21 +155,40 @@ async fn one_field_is_disclosed_and_proven_without_the_others() {
     let log = bench.create().await;
     let receipt = log.append(event("s1", 7)).await.unwrap();
     let record = log.reader().record(receipt.index).await.unwrap();
-    let RecordContent::Open(opened) = record.content else { panic!("content is not open") };
+    let RecordContent::Open(opened) = record.content else {
+        panic!("content is not open")
+    };
     let content = record.entry.content.unwrap();
-    for name in ["session_id", "actor", "attributes/n", "payloads/request.body"] {
+    for name in [
+        "session_id",
+        "actor",
+        "attributes/n",
+        "payloads/request.body",
+    ] {
         let mut field = opened.disclose(name).unwrap();
         field.verify(&content).unwrap();
         field.value.push(b' ');
-        assert!(field.verify(&content).is_err(), "{name} verifies with another value");
+        assert!(
+            field.verify(&content).is_err(),
+            "{name} verifies with another value"
+        );
         let mut field = opened.disclose(name).unwrap();
         field.position += 1;
-        assert!(field.verify(&content).is_err(), "{name} verifies at another position");
+        assert!(
+            field.verify(&content).is_err(),
+            "{name} verifies at another position"
+        );
         let mut field = opened.disclose(name).unwrap();
         field.salt.0[0] ^= 1;
-        assert!(field.verify(&content).is_err(), "{name} verifies under another salt");
+        assert!(
+            field.verify(&content).is_err(),
+            "{name} verifies under another salt"
+        );
     }
-    assert_eq!(opened.disclose("attributes/m").unwrap_err().kind(), ErrorKind::NotFound);
+    assert_eq!(
+        opened.disclose("attributes/m").unwrap_err().kind(),
+        ErrorKind::NotFound
+    );
     log.close().await.unwrap();
 }
 
@@ -147,7 +202,12 @@ async fn many_callers_get_one_gapless_log() {
         tasks.push(tokio::spawn(async move {
             let mut indexes = Vec::new();
             for n in 0..50 {
-                indexes.push(log.append(event(&format!("s{task}"), n)).await.unwrap().index);
+                indexes.push(
+                    log.append(event(&format!("s{task}"), n))
+                        .await
+                        .unwrap()
+                        .index,
+                );
             }
             assert!(indexes.is_sorted(), "one caller's events are out of order");
             indexes
@@ -158,11 +218,18 @@ async fn many_callers_get_one_gapless_log() {
         all.extend(task.await.unwrap());
     }
     all.sort_unstable();
-    assert!(all.iter().copied().eq(1..=800), "an index is missing or was given twice");
+    assert!(
+        all.iter().copied().eq(1..=800),
+        "an index is missing or was given twice"
+    );
     log.close().await.unwrap();
     assert_eq!(bench.memory.contents().rows.len(), 802);
     assert_eq!(bench.audit(), [1]);
-    assert_eq!(bench.memory.contents().keys.len(), 16, "one data key per session and run");
+    assert_eq!(
+        bench.memory.contents().keys.len(),
+        16,
+        "one data key per session and run"
+    );
 }
 
 #[tokio::test]
@@ -197,7 +264,15 @@ async fn epochs_close_under_traffic_and_an_idle_writer_gives_a_sign_of_life() {
     log.append(event("s", 1)).await.unwrap();
     log.close().await.unwrap();
     let kinds = bench.kinds();
-    assert_eq!(kinds[..4], ["log.opened", "llm.request", "writer.epoch_closed", "writer.heartbeat"]);
+    assert_eq!(
+        kinds[..4],
+        [
+            "log.opened",
+            "llm.request",
+            "writer.epoch_closed",
+            "writer.heartbeat"
+        ]
+    );
     assert!(bench.audit()[0] >= 2);
     let closing = &bench.entries()[2];
     assert_eq!(closing.log.as_ref().unwrap().entries, Some(3));
@@ -208,7 +283,9 @@ async fn a_store_that_refuses_loses_nothing_and_leaves_no_gap() {
     let bench = Bench::new();
     let log = bench.create().await;
     for fault in [Fault::Before, Fault::Built] {
-        bench.faulty.fail(Call::Append, fault, ErrorKind::Unavailable);
+        bench
+            .faulty
+            .fail(Call::Append, fault, ErrorKind::Unavailable);
         let error = log.append(event("s", 0)).await.unwrap_err();
         assert_eq!(error.kind(), ErrorKind::Unavailable);
         log.append(event("s", 1)).await.unwrap();
@@ -225,13 +302,19 @@ async fn an_unknown_outcome_is_resolved_before_anything_else_is_appended() {
     let bench = Bench::new();
     let log = bench.create().await;
     // Written, but the answer is lost: the caller is told that it is there.
-    bench.faulty.fail(Call::Append, Fault::After, ErrorKind::Unknown);
+    bench
+        .faulty
+        .fail(Call::Append, Fault::After, ErrorKind::Unknown);
     // The question itself fails twice before it is answered.
-    bench.faulty.fail_times(Call::Position, 0, 2, Fault::Before, ErrorKind::Unavailable);
+    bench
+        .faulty
+        .fail_times(Call::Position, 0, 2, Fault::Before, ErrorKind::Unavailable);
     let first = log.append(event("s", 0)).await.unwrap();
     assert_eq!(first.index, 1);
     // Not written: the caller is told so, and may try again.
-    bench.faulty.fail(Call::Append, Fault::Built, ErrorKind::Unknown);
+    bench
+        .faulty
+        .fail(Call::Append, Fault::Built, ErrorKind::Unknown);
     let error = log.append(event("s", 1)).await.unwrap_err();
     assert_eq!(error.kind(), ErrorKind::Unavailable);
     let third = log.append(event("s", 2)).await.unwrap();
@@ -257,7 +340,10 @@ async fn one_bad_event_of_a_batch_takes_no_other_with_it() {
     }
     let error = outcomes.remove(2).unwrap_err();
     assert_eq!(error.kind(), ErrorKind::Invalid);
-    assert!(error.to_string().contains(&known.id.to_string()), "{error} doesn't name the event");
+    assert!(
+        error.to_string().contains(&known.id.to_string()),
+        "{error} doesn't name the event"
+    );
     assert!(outcomes.iter().all(Result::is_ok));
     log.close().await.unwrap();
     assert_eq!(bench.audit(), [1]);
@@ -270,7 +356,10 @@ async fn callers_cannot_write_in_the_log_s_own_name() {
     for kind in kinds::ALL {
         let mut forged = event("s", 0);
         forged.kind = Kind::new(kind).unwrap();
-        assert_eq!(log.append(forged).await.unwrap_err().kind(), ErrorKind::Invalid);
+        assert_eq!(
+            log.append(forged).await.unwrap_err().kind(),
+            ErrorKind::Invalid
+        );
     }
     log.close().await.unwrap();
     assert_eq!(bench.memory.contents().rows.len(), 2);
@@ -280,9 +369,19 @@ async fn callers_cannot_write_in_the_log_s_own_name() {
 async fn a_store_that_was_rolled_back_is_refused() {
     let bench = Bench::new();
     let log = bench.create().await;
-    log.append(event("s", 0)).await.unwrap().published().await.unwrap();
+    log.append(event("s", 0))
+        .await
+        .unwrap()
+        .published()
+        .await
+        .unwrap();
     let old = bench.memory.contents();
-    log.append(event("s", 1)).await.unwrap().published().await.unwrap();
+    log.append(event("s", 1))
+        .await
+        .unwrap()
+        .published()
+        .await
+        .unwrap();
 
     // Under a running writer: the head is behind what the run has seen.
     let new = bench.memory.contents();
@@ -291,7 +390,10 @@ async fn a_store_that_was_rolled_back_is_refused() {
     assert_eq!(error.kind(), ErrorKind::RolledBack);
     bench.memory.replace(new);
     // Nothing more is appended by this run, even if the newer store is put back.
-    assert_eq!(log.append(event("s", 3)).await.unwrap_err().kind(), ErrorKind::RolledBack);
+    assert_eq!(
+        log.append(event("s", 3)).await.unwrap_err().kind(),
+        ErrorKind::RolledBack
+    );
     drop(log.close().await);
 
     // At the next start: the store is behind the state file.
@@ -300,7 +402,10 @@ async fn a_store_that_was_rolled_back_is_refused() {
     assert_eq!(error.kind(), ErrorKind::RolledBack, "{error}");
 
     // A store that grew another way from the same beginning.
-    let other = Bench { state: tempfile::tempdir().unwrap(), ..bench };
+    let other = Bench {
+        state: tempfile::tempdir().unwrap(),
+        ..bench
+    };
     let log = Log::open(other.options()).await.unwrap();
     for n in 0..5 {
         log.append(event("s", n)).await.unwrap();
@@ -325,18 +430,40 @@ async fn a_store_that_was_rolled_back_is_refused() {
 async fn a_publisher_that_died_before_releasing_its_signature_releases_it_at_the_next_start() {
     let bench = Bench::new();
     let log = bench.create().await;
-    log.append(event("s", 0)).await.unwrap().published().await.unwrap();
-    bench.faulty.fail_times(Call::PutCheckpoint, 0, 1_000, Fault::Before, ErrorKind::Unavailable);
+    log.append(event("s", 0))
+        .await
+        .unwrap()
+        .published()
+        .await
+        .unwrap();
+    bench.faulty.fail_times(
+        Call::PutCheckpoint,
+        0,
+        1_000,
+        Fault::Before,
+        ErrorKind::Unavailable,
+    );
     log.append(event("s", 1)).await.unwrap();
     drop(log.close().await.unwrap_err());
     bench.faulty.heal();
 
     let state = StateFile::new(bench.state.path(), "example.org/log");
     let (remembered, note) = state.checkpoint(&bench.keys.vkey()).unwrap().unwrap();
-    assert!(!bench.memory.contents().checkpoints.contains_key(&remembered.size));
+    assert!(
+        !bench
+            .memory
+            .contents()
+            .checkpoints
+            .contains_key(&remembered.size)
+    );
 
     let log = Log::open(bench.options()).await.unwrap();
-    log.append(event("s", 2)).await.unwrap().published().await.unwrap();
+    log.append(event("s", 2))
+        .await
+        .unwrap()
+        .published()
+        .await
+        .unwrap();
     log.close().await.unwrap();
     // What was signed is either released as it was, or covered by a later checkpoint that is consistent with it.
     if let Some(released) = bench.memory.contents().checkpoints.get(&remembered.size) {
@@ -354,10 +481,20 @@ async fn erased_content_is_a_tombstone_and_its_proof_stays() {
     let receipt = log.append(event("s", 0)).await.unwrap();
     let kept = log.append(event("t", 0)).await.unwrap();
     let entry = log.reader().record(receipt.index).await.unwrap().entry;
-    bench.memory.erase(&[entry.key.unwrap()], &[receipt.index]).await.unwrap();
+    bench
+        .memory
+        .erase(&[entry.key.unwrap()], &[receipt.index])
+        .await
+        .unwrap();
     let reader = log.reader();
-    assert!(matches!(reader.record(receipt.index).await.unwrap().content, RecordContent::Gone));
-    assert!(matches!(reader.record(kept.index).await.unwrap().content, RecordContent::Open(_)));
+    assert!(matches!(
+        reader.record(receipt.index).await.unwrap().content,
+        RecordContent::Gone
+    ));
+    assert!(matches!(
+        reader.record(kept.index).await.unwrap().content,
+        RecordContent::Open(_)
+    ));
     receipt.published().await.unwrap();
     log.close().await.unwrap();
 }
@@ -378,7 +515,11 @@ async fn a_closed_log_says_so() {
 async fn keys_of_another_log_are_refused() {
     let bench = Bench::new();
     bench.create().await.close().await.unwrap();
-    let other = Bench { memory: bench.memory.clone(), faulty: bench.faulty.clone(), ..Bench::new() };
+    let other = Bench {
+        memory: bench.memory.clone(),
+        faulty: bench.faulty.clone(),
+        ..Bench::new()
+    };
     let mut options = other.options();
     options.keys =
         Arc::new(KeyRing::generate("example.org/other", other.auditor.public(), &System).unwrap());

@@ -32,7 +32,10 @@ async fn the_vectors_are_what_this_code_makes() {
         std::fs::write(&path, &text).unwrap();
     }
     let stored = std::fs::read_to_string(&path).unwrap();
-    assert!(stored == text, "testdata/format-1.json is not what this code makes: the format has changed");
+    assert!(
+        stored == text,
+        "testdata/format-1.json is not what this code makes: the format has changed"
+    );
 }
 
 async fn make() -> Value {
@@ -54,7 +57,12 @@ async fn make() -> Value {
         options.state_dir = Some(state.path().to_owned());
         // Only the closing of the log publishes, so that the checkpoints are always the same.
         options.publish = Duration::from_secs(3600);
-        let log = if first_run { Log::create(options).await } else { Log::open(options).await }.unwrap();
+        let log = if first_run {
+            Log::create(options).await
+        } else {
+            Log::open(options).await
+        }
+        .unwrap();
         first_run = false;
         for n in 0..3 {
             clock.advance(Duration::from_millis(1500));
@@ -82,7 +90,14 @@ async fn make() -> Value {
                 event.as_object_mut().unwrap().remove(member);
             }
             out["content"] = event;
-            out["payloads"] = json!(opened.event.payloads.iter().map(payload).collect::<Vec<_>>());
+            out["payloads"] = json!(
+                opened
+                    .event
+                    .payloads
+                    .iter()
+                    .map(payload)
+                    .collect::<Vec<_>>()
+            );
             if entry.event == entries_with_disclosure(&contents.rows) {
                 let field = opened.disclose("attributes/gen_ai.request.model").unwrap();
                 out["disclosed"] = json!({
@@ -123,12 +138,20 @@ const LONG_TIMES: usize = 2000;
 
 /// The first event with content.
 fn entries_with_disclosure(rows: &[audit_core::store::Row]) -> uuid::Uuid {
-    rows.iter().find(|row| row.parts.is_some()).unwrap().columns.event
+    rows.iter()
+        .find(|row| row.parts.is_some())
+        .unwrap()
+        .columns
+        .event
 }
 
 fn event(clock: &TestClock, ids: &TestIds, run: usize, n: usize) -> Event {
     let now = clock.now();
-    let mut event = Event::new(ids.uuid_v7(now), now.plus_micros(-250), Kind::new("llm.request").unwrap());
+    let mut event = Event::new(
+        ids.uuid_v7(now),
+        now.plus_micros(-250),
+        Kind::new("llm.request").unwrap(),
+    );
     event.session_id = Some(format!("session-{run}"));
     event.actor = Some(Actor {
         display_name: Some("Ärztin \"Ada\"\n".into()),
@@ -138,14 +161,35 @@ fn event(clock: &TestClock, ids: &TestIds, run: usize, n: usize) -> Event {
     if n == 1 {
         event.subject = Some("patient-1".into());
         event.on_behalf_of = Some(Actor::new(ActorKind::Human, "u-2"));
-        event.system = Some(SystemRef { id: "ward".into(), version: Some("1".into()) });
-        event.correlation = Some(Correlation { trace_id: Some("0".repeat(31) + "1"), ..Correlation::default() });
+        event.system = Some(SystemRef {
+            id: "ward".into(),
+            version: Some("1".into()),
+        });
+        event.correlation = Some(Correlation {
+            trace_id: Some("0".repeat(31) + "1"),
+            ..Correlation::default()
+        });
         event.refs.insert("model_id".into(), "m-1".into());
-        event.payloads.push(Payload::new("request.body", Media::Json, br#"{"a":1}"#.to_vec()));
-        event.payloads.push(Payload::new("blob", Media::Bytes, (0..=255).collect()));
-        event.payloads.push(Payload::new("long", Media::Text, LONG.repeat(LONG_TIMES).into_bytes()));
+        event.payloads.push(Payload::new(
+            "request.body",
+            Media::Json,
+            br#"{"a":1}"#.to_vec(),
+        ));
+        event
+            .payloads
+            .push(Payload::new("blob", Media::Bytes, (0..=255).collect()));
+        event.payloads.push(Payload::new(
+            "long",
+            Media::Text,
+            LONG.repeat(LONG_TIMES).into_bytes(),
+        ));
     }
-    event.attributes.insert("gen_ai.request.model".into(), json!("gpt-example"));
-    event.attributes.insert("numbers".into(), json!([0, -1, 0.1, 1e21, 9_007_199_254_740_991_u64]));
+    event
+        .attributes
+        .insert("gen_ai.request.model".into(), json!("gpt-example"));
+    event.attributes.insert(
+        "numbers".into(),
+        json!([0, -1, 0.1, 1e21, 9_007_199_254_740_991_u64]),
+    );
     event
 }

@@ -5,7 +5,6 @@
     clippy::panic,
     reason = "in a test a panic is the report, in its helpers too"
 )]
-#![expect(clippy::doc_markdown, reason = "SQLite is a name, not code")]
 
 mod conformance;
 mod erasure;
