@@ -48,7 +48,11 @@ impl Body {
     }
 
     pub(crate) fn relayed(pieces: mpsc::Receiver<Piece>) -> Self {
-        Self::Relayed { pieces, ended: false, yielded: false }
+        Self::Relayed {
+            pieces,
+            ended: false,
+            yielded: false,
+        }
     }
 }
 
@@ -63,13 +67,19 @@ impl HttpBody for Body {
         match self.get_mut() {
             Self::Empty => Poll::Ready(None),
             Self::Full(bytes) => Poll::Ready(bytes.take().map(|b| Ok(Frame::data(b)))),
-            Self::Relayed { pieces, ended, yielded } => {
+            Self::Relayed {
+                pieces,
+                ended,
+                yielded,
+            } => {
                 if *ended {
                     return Poll::Ready(None);
                 }
                 match ready!(pieces.poll_recv(cx)) {
                     Some(Piece::Data(bytes)) => Poll::Ready(Some(Ok(Frame::data(bytes)))),
-                    Some(Piece::Trailers(trailers)) => Poll::Ready(Some(Ok(Frame::trailers(trailers)))),
+                    Some(Piece::Trailers(trailers)) => {
+                        Poll::Ready(Some(Ok(Frame::trailers(trailers))))
+                    }
                     Some(Piece::End) => {
                         *ended = true;
                         Poll::Ready(None)

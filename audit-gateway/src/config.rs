@@ -61,7 +61,8 @@ impl Config {
             return Err(Error::invalid("no upstream is configured"));
         }
         for name in self.upstreams.keys() {
-            let good = |b: u8| b.is_ascii_lowercase() || b.is_ascii_digit() || b == b'-' || b == b'_';
+            let good =
+                |b: u8| b.is_ascii_lowercase() || b.is_ascii_digit() || b == b'-' || b == b'_';
             // `-` alone is the gateway's own prefix.
             if !(1..=64).contains(&name.len()) || !name.bytes().all(good) || name.starts_with('-') {
                 return Err(Error::invalid(format!(
@@ -106,23 +107,35 @@ impl Upstream {
     /// fragment, which would be secrets in a place where they don't belong, or be lost.
     pub fn new(base: &str) -> Result<Self> {
         // The URL isn't repeated in an error: it may hold a password.
-        let uri: Uri = base
-            .parse()
-            .map_err(|e: hyper::http::uri::InvalidUri| Error::invalid("base URL can't be parsed").because(e))?;
+        let uri: Uri = base.parse().map_err(|e: hyper::http::uri::InvalidUri| {
+            Error::invalid("base URL can't be parsed").because(e)
+        })?;
         let parts = uri.into_parts();
         let scheme = parts
             .scheme
             .filter(|s| *s == Scheme::HTTPS || *s == Scheme::HTTP)
             .ok_or_else(|| Error::invalid("base URL doesn't begin with https:// or http://"))?;
-        let authority = parts.authority.ok_or_else(|| Error::invalid("base URL names no host"))?;
+        let authority = parts
+            .authority
+            .ok_or_else(|| Error::invalid("base URL names no host"))?;
         if authority.as_str().contains('@') {
             return Err(Error::invalid("base URL holds a user name or password"));
         }
-        if base.contains('#') || parts.path_and_query.as_ref().is_some_and(|p| p.query().is_some()) {
+        if base.contains('#')
+            || parts
+                .path_and_query
+                .as_ref()
+                .is_some_and(|p| p.query().is_some())
+        {
             return Err(Error::invalid("base URL holds a query or a fragment"));
         }
         let path = parts.path_and_query.as_ref().map_or("", PathAndQuery::path);
-        Ok(Self { scheme, authority, path: path.trim_end_matches('/').to_owned(), provider: None })
+        Ok(Self {
+            scheme,
+            authority,
+            path: path.trim_end_matches('/').to_owned(),
+            provider: None,
+        })
     }
 
     /// The same upstream, whose wire format is that of `provider` (`openai`, `anthropic`, …) whatever its name.
@@ -147,7 +160,9 @@ impl Upstream {
     /// The port, the scheme's own where none is named.
     #[must_use]
     pub fn port(&self) -> u16 {
-        self.authority.port_u16().unwrap_or(if self.is_tls() { 443 } else { 80 })
+        self.authority
+            .port_u16()
+            .unwrap_or(if self.is_tls() { 443 } else { 80 })
     }
 }
 
@@ -234,13 +249,30 @@ impl Limits {
             if (low..=high).contains(&value) {
                 Ok(())
             } else {
-                Err(Error::invalid(format!("{what} is {value}, allowed are {low} to {high}")))
+                Err(Error::invalid(format!(
+                    "{what} is {value}, allowed are {low} to {high}"
+                )))
             }
         };
         within("connections_max", self.connections_max, 1, 1 << 20)?;
-        within("request_head_bytes_max", self.request_head_bytes_max, HEAD_BYTES_MIN, 1 << 20)?;
+        within(
+            "request_head_bytes_max",
+            self.request_head_bytes_max,
+            HEAD_BYTES_MIN,
+            1 << 20,
+        )?;
         within("headers_max", self.headers_max, 1, 4096)?;
-        within("request_body_bytes_max", self.request_body_bytes_max, 0, PAYLOAD_BYTES_MAX)?;
-        within("response_record_bytes_max", self.response_record_bytes_max, 0, PAYLOAD_BYTES_MAX)
+        within(
+            "request_body_bytes_max",
+            self.request_body_bytes_max,
+            0,
+            PAYLOAD_BYTES_MAX,
+        )?;
+        within(
+            "response_record_bytes_max",
+            self.response_record_bytes_max,
+            0,
+            PAYLOAD_BYTES_MAX,
+        )
     }
 }

@@ -17,7 +17,10 @@ pub(crate) struct Kept {
 pub(crate) fn headers(log: &Log, pairs: &[(String, Vec<u8>)]) -> Kept {
     let (kept, found) = capture::split_headers(pairs);
     Kept {
-        headers: kept.into_iter().map(|(name, value)| json!([name, value])).collect(),
+        headers: kept
+            .into_iter()
+            .map(|(name, value)| json!([name, value]))
+            .collect(),
         credentials: fingerprints(log, "header", &found),
     }
 }

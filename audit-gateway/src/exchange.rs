@@ -7,9 +7,9 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use audit_capture::{Api, RequestHead, ResponseHead};
+use audit_core::ErrorKind;
 use audit_core::event::{Capture, Correlation, Event, Guarantee, Kind, Media, Payload};
 use audit_core::time::Timestamp;
-use audit_core::ErrorKind;
 use bytes::Bytes;
 use http_body_util::{BodyExt, Full};
 use hyper::body::{Body as _, Incoming};
@@ -72,10 +72,16 @@ struct Ending {
 }
 
 impl Ending {
-    const COMPLETE: Self = Self { outcome: Outcome::Complete, reason: None };
+    const COMPLETE: Self = Self {
+        outcome: Outcome::Complete,
+        reason: None,
+    };
 
     fn new(outcome: Outcome, reason: &'static str) -> Self {
-        Self { outcome, reason: Some(reason) }
+        Self {
+            outcome,
+            reason: Some(reason),
+        }
     }
 }
 
@@ -94,7 +100,12 @@ pub(crate) async fn run(
         headers::pairs(&asked.parts.headers),
     );
     let hint = asked.upstream.provider.as_deref().unwrap_or(&asked.name);
-    let api = audit_capture::detect(Some(hint), Some(asked.upstream.host()), &head.method, &head.path_and_query);
+    let api = audit_capture::detect(
+        Some(hint),
+        Some(asked.upstream.host()),
+        &head.method,
+        &head.path_and_query,
+    );
     let facts = match &asked.body {
         Ok(body) => facts::request(&api, &head, body).await,
         Err(_) => None,
@@ -106,10 +117,14 @@ pub(crate) async fn run(
         add_facts(&mut event, facts.refs(), facts.attributes());
     }
     if let Ok(body) = &asked.body {
-        event.attributes.insert("http.request.body.size".to_owned(), json!(body.len()));
+        event
+            .attributes
+            .insert("http.request.body.size".to_owned(), json!(body.len()));
         if !body.is_empty() {
             let media = content_media(&asked.parts.headers);
-            event.payloads.push(Payload::new("request.body", media, body.to_vec()));
+            event
+                .payloads
+                .push(Payload::new("request.body", media, body.to_vec()));
         }
     }
     let context = Context {
@@ -133,26 +148,47 @@ pub(crate) async fn run(
         Ok(Ok(_)) => shared.log_works(),
         Ok(Err(error)) => {
             let refusal = match error.kind() {
-                ErrorKind::Invalid => Refusal::new(Code::RecordRefused, "the request can't be recorded, so it was not sent"),
-                _ => Refusal::new(Code::LogUnavailable, "the audit log can't be written, so the request was not sent"),
+                ErrorKind::Invalid => Refusal::new(
+                    Code::RecordRefused,
+                    "the request can't be recorded, so it was not sent",
+                ),
+                _ => Refusal::new(
+                    Code::LogUnavailable,
+                    "the audit log can't be written, so the request was not sent",
+                ),
             };
             up(&shared.counters.refused_unrecorded);
             shared.log_fails();
-            shared.notice(Severity::Error, refusal.code.as_str(), format!("request not sent: {error}"), Some(id));
+            shared.notice(
+                Severity::Error,
+                refusal.code.as_str(),
+                format!("request not sent: {error}"),
+                Some(id),
+            );
             answer(reply, refusal.response(id));
             return;
         }
         Err(_) => {
             up(&shared.counters.refused_unrecorded);
             shared.log_fails();
-            let refusal = Refusal::new(Code::LogUnavailable, "the audit log doesn't answer, so the request was not sent");
-            shared.notice(Severity::Error, refusal.code.as_str(), "request not sent: the log doesn't answer".to_owned(), Some(id));
+            let refusal = Refusal::new(
+                Code::LogUnavailable,
+                "the audit log doesn't answer, so the request was not sent",
+            );
+            shared.notice(
+                Severity::Error,
+                refusal.code.as_str(),
+                "request not sent: the log doesn't answer".to_owned(),
+                Some(id),
+            );
             answer(reply, refusal.response(id));
             // The append may still succeed; then it is a request like any other, and has one answer.
             if append.await.is_ok() {
                 up(&shared.counters.requests);
                 let ending = Ending::new(Outcome::Error, "audit_log_unavailable");
-                context.record_in_background(context.bare_event(ending)).await;
+                context
+                    .record_in_background(context.bare_event(ending))
+                    .await;
             }
             return;
         }
@@ -163,17 +199,34 @@ pub(crate) async fn run(
     let body = match asked.body {
         Ok(body) => body,
         Err(refusal) => {
-            context.refuse(reply, Ending::new(Outcome::Error, refusal.code.as_str()), refusal).await;
+            context
+                .refuse(
+                    reply,
+                    Ending::new(Outcome::Error, refusal.code.as_str()),
+                    refusal,
+                )
+                .await;
             return;
         }
     };
     if reply.is_closed() {
-        context.leave(Ending::new(Outcome::CutByClient, "not_sent")).await;
+        context
+            .leave(Ending::new(Outcome::CutByClient, "not_sent"))
+            .await;
         return;
     }
     if *context.stop.borrow() {
-        let refusal = Refusal::new(Code::Stopping, "the gateway is being stopped, so the request was not sent");
-        context.refuse(reply, Ending::new(Outcome::CutByGateway, "gateway_stopped"), refusal).await;
+        let refusal = Refusal::new(
+            Code::Stopping,
+            "the gateway is being stopped, so the request was not sent",
+        );
+        context
+            .refuse(
+                reply,
+                Ending::new(Outcome::CutByGateway, "gateway_stopped"),
+                refusal,
+            )
+            .await;
         return;
     }
 
@@ -181,7 +234,10 @@ pub(crate) async fn run(
     let started = shared.log.clock().monotonic_micros();
     let mut stop = context.stop.clone();
     // Boxed, since hyper's future is large and this one lives as long as the exchange.
-    let sent = Box::pin(timeout(shared.config.limits.response_head_timeout, shared.client.request(request)));
+    let sent = Box::pin(timeout(
+        shared.config.limits.response_head_timeout,
+        shared.client.request(request),
+    ));
     let response = tokio::select! {
         response = sent => response,
         () = reply.closed() => {
@@ -200,19 +256,31 @@ pub(crate) async fn run(
             return;
         }
         Ok(Ok(_)) => (
-            Refusal::new(Code::UpstreamFailed, "the provider switched protocols, which nobody asked for"),
+            Refusal::new(
+                Code::UpstreamFailed,
+                "the provider switched protocols, which nobody asked for",
+            ),
             Ending::new(Outcome::Error, "upstream_failed"),
         ),
         Ok(Err(error)) if upstream::timed_out(&error) => (
-            Refusal::new(Code::UpstreamTimeout, "the provider could not be connected in time"),
+            Refusal::new(
+                Code::UpstreamTimeout,
+                "the provider could not be connected in time",
+            ),
             Ending::new(Outcome::Error, "upstream_connect_timeout"),
         ),
         Ok(Err(error)) if error.is_connect() => (
-            Refusal::new(Code::UpstreamUnreachable, "the provider could not be connected"),
+            Refusal::new(
+                Code::UpstreamUnreachable,
+                "the provider could not be connected",
+            ),
             Ending::new(Outcome::Error, "upstream_unreachable"),
         ),
         Ok(Err(_)) => (
-            Refusal::new(Code::UpstreamFailed, "the provider's connection broke before its answer"),
+            Refusal::new(
+                Code::UpstreamFailed,
+                "the provider's connection broke before its answer",
+            ),
             Ending::new(Outcome::Error, "upstream_failed"),
         ),
         Err(_) => (
@@ -244,7 +312,10 @@ async fn relay(
     let mut recording = Recording::new(limits.response_record_bytes_max);
     let media = content_media(&parts.headers);
     // Pieces of these are for readers who don't wait for the end.
-    let streamed = matches!(media, Media::EventStream | Media::NdJson | Media::AwsEventStream);
+    let streamed = matches!(
+        media,
+        Media::EventStream | Media::NdJson | Media::AwsEventStream
+    );
     let announced = content_length(&parts.headers);
     let mut stop = context.stop.clone();
     let mut trailers = None;
@@ -257,7 +328,10 @@ async fn relay(
     } else {
         // One piece waits here and one in hyper; while they do, the provider isn't read.
         let (pieces, taken) = mpsc::channel(1);
-        let ending = if reply.send(context.client_response(&parts, Body::relayed(taken))).is_err() {
+        let ending = if reply
+            .send(context.client_response(&parts, Body::relayed(taken)))
+            .is_err()
+        {
             Ending::new(Outcome::CutByClient, "before_response")
         } else {
             let mut deadline: Option<Instant> = None;
@@ -280,7 +354,9 @@ async fn relay(
                         }
                     },
                     Ok(None) => break Ending::COMPLETE,
-                    Ok(Some(Err(_))) => break Ending::new(Outcome::CutByProvider, "upstream_reset"),
+                    Ok(Some(Err(_))) => {
+                        break Ending::new(Outcome::CutByProvider, "upstream_reset");
+                    }
                     Err(_) => break Ending::new(Outcome::CutByProvider, "upstream_idle"),
                 };
                 if data.is_empty() {
@@ -294,7 +370,10 @@ async fn relay(
                     held_bytes += data.len();
                     held.push(data);
                     if held_bytes > HELD_BYTES_MAX {
-                        break Ending { outcome: Outcome::Complete, reason: Some("provider_kept_open") };
+                        break Ending {
+                            outcome: Outcome::Complete,
+                            reason: Some("provider_kept_open"),
+                        };
                     }
                 } else if progress.terminal {
                     deadline = Some(Instant::now() + limits.terminal_wait);
@@ -317,9 +396,23 @@ async fn relay(
     };
     // If the provider's answer is not at its end, this closes its connection.
     drop(body);
-    let total = shared.log.clock().monotonic_micros().saturating_sub(started);
+    let total = shared
+        .log
+        .clock()
+        .monotonic_micros()
+        .saturating_sub(started);
 
-    let event = context.response_event(&parts, ending, recording, reader, total, trailers.as_ref(), streamed).await;
+    let event = context
+        .response_event(
+            &parts,
+            ending,
+            recording,
+            reader,
+            total,
+            trailers.as_ref(),
+            streamed,
+        )
+        .await;
     // A crash before the record is durable cuts the client's answer too: it has no end yet.
     let recorded = context.record(event).await;
 
@@ -330,7 +423,8 @@ async fn relay(
             let response = if recorded {
                 context.client_response(&parts, Body::Empty)
             } else {
-                Refusal::new(Code::LogUnavailable, "the answer could not be recorded").response(context.stem.id)
+                Refusal::new(Code::LogUnavailable, "the answer could not be recorded")
+                    .response(context.stem.id)
             };
             answer(reply, response);
             return;
@@ -347,7 +441,10 @@ async fn relay(
     }
     if ending.outcome == Outcome::Complete {
         if let Some(trailers) = trailers
-            && pieces.send(Piece::Trailers(headers::to_client(&trailers))).await.is_err()
+            && pieces
+                .send(Piece::Trailers(headers::to_client(&trailers)))
+                .await
+                .is_err()
         {
             return;
         }
@@ -357,7 +454,11 @@ async fn relay(
 }
 
 /// Passes pieces on; waits as long as the client takes.
-async fn forward(pieces: &mpsc::Sender<Piece>, ready: Vec<Bytes>, stop: &mut watch::Receiver<bool>) -> Option<Ending> {
+async fn forward(
+    pieces: &mpsc::Sender<Piece>,
+    ready: Vec<Bytes>,
+    stop: &mut watch::Receiver<bool>,
+) -> Option<Ending> {
     for data in ready.into_iter().filter(|d| !d.is_empty()) {
         tokio::select! {
             sent = pieces.send(Piece::Data(data)) => {
@@ -373,12 +474,20 @@ async fn forward(pieces: &mpsc::Sender<Piece>, ready: Vec<Bytes>, stop: &mut wat
 
 impl Context {
     /// Records an exchange that has no answer of a provider, then answers the client.
-    async fn refuse(&self, reply: oneshot::Sender<Response<Body>>, ending: Ending, refusal: Refusal) {
+    async fn refuse(
+        &self,
+        reply: oneshot::Sender<Response<Body>>,
+        ending: Ending,
+        refusal: Refusal,
+    ) {
         let recorded = self.record(self.bare_event(ending)).await;
         let refusal = if recorded {
             refusal
         } else {
-            Refusal::new(Code::LogUnavailable, "what came of the request could not be recorded")
+            Refusal::new(
+                Code::LogUnavailable,
+                "what came of the request could not be recorded",
+            )
         };
         answer(reply, refusal.response(self.stem.id));
     }
@@ -418,7 +527,10 @@ impl Context {
         attributes
     }
 
-    #[expect(clippy::too_many_arguments, reason = "everything that is known of an answer comes together here, once")]
+    #[expect(
+        clippy::too_many_arguments,
+        reason = "everything that is known of an answer comes together here, once"
+    )]
     async fn response_event(
         &self,
         parts: &response::Parts,
@@ -432,13 +544,22 @@ impl Context {
         let log = &self.shared.log;
         let mut event = self.response_stem();
         let mut attributes = self.ending_attributes(ending);
-        attributes.insert("http.response.status_code".to_owned(), json!(parts.status.as_u16()));
+        attributes.insert(
+            "http.response.status_code".to_owned(),
+            json!(parts.status.as_u16()),
+        );
         attributes.insert("audit.timing.total_us".to_owned(), json!(total_us));
         let kept = credentials::headers(log, &headers::pairs(&parts.headers));
-        attributes.insert("http.response.header".to_owned(), Value::Array(kept.headers));
+        attributes.insert(
+            "http.response.header".to_owned(),
+            Value::Array(kept.headers),
+        );
         if let Some(trailers) = trailers {
             let kept = credentials::headers(log, &headers::pairs(trailers));
-            attributes.insert("http.response.trailer".to_owned(), Value::Array(kept.headers));
+            attributes.insert(
+                "http.response.trailer".to_owned(),
+                Value::Array(kept.headers),
+            );
         }
         if parts.status.as_u16() >= 400 {
             attributes.remove("error.type");
@@ -448,10 +569,16 @@ impl Context {
         match reader.finish(ending.outcome).await {
             Some(facts) => {
                 add_facts(&mut event, facts.refs(), facts.attributes());
-                event.correlation.get_or_insert_default().provider_request_id = facts.provider_request_id;
+                event
+                    .correlation
+                    .get_or_insert_default()
+                    .provider_request_id = facts.provider_request_id;
             }
             None => {
-                event.attributes.insert("audit.response.unparsed".to_owned(), json!("the parser failed"));
+                event.attributes.insert(
+                    "audit.response.unparsed".to_owned(),
+                    json!("the parser failed"),
+                );
             }
         }
         event.payloads = payloads;
@@ -490,7 +617,9 @@ impl Context {
             Err(_) => None,
         };
         shared.log_fails();
-        let why = error.as_ref().map_or_else(|| "the log doesn't answer".to_owned(), ToString::to_string);
+        let why = error
+            .as_ref()
+            .map_or_else(|| "the log doesn't answer".to_owned(), ToString::to_string);
         shared.notice(
             Severity::Error,
             "response_not_recorded",
@@ -535,7 +664,11 @@ impl Context {
         loop {
             // An append whose outcome was lost may have been durable all the same.
             let there = matches!(shared.log.reader().position(event.id).await, Ok(Some(_)));
-            let appended = if there { Ok(()) } else { shared.log.append(event.clone()).await.map(|_| ()) };
+            let appended = if there {
+                Ok(())
+            } else {
+                shared.log.append(event.clone()).await.map(|_| ())
+            };
             let error = match appended {
                 Ok(()) => {
                     shared.log_works();
@@ -568,17 +701,28 @@ impl Context {
 
 /// What the events of one exchange have in common.
 fn stem(shared: &Shared, asked: &Asked, now: Timestamp) -> Event {
-    let mut event = Event::new(asked.id, now, Kind::new("llm.request").expect("the name follows the rule"));
+    let mut event = Event::new(
+        asked.id,
+        now,
+        Kind::new("llm.request").expect("the name follows the rule"),
+    );
     event.actor.clone_from(&asked.ours.actor);
     event.on_behalf_of.clone_from(&asked.ours.on_behalf_of);
     event.subject.clone_from(&asked.ours.subject);
     event.system.clone_from(&shared.config.system);
-    event.session_id = Some(asked.ours.session.clone().unwrap_or_else(|| asked.connection.clone()));
-    event.correlation = headers::traceparent(&asked.parts.headers).map(|(trace, span)| Correlation {
-        trace_id: Some(trace),
-        span_id: Some(span),
-        ..Correlation::default()
-    });
+    event.session_id = Some(
+        asked
+            .ours
+            .session
+            .clone()
+            .unwrap_or_else(|| asked.connection.clone()),
+    );
+    event.correlation =
+        headers::traceparent(&asked.parts.headers).map(|(trace, span)| Correlation {
+            trace_id: Some(trace),
+            span_id: Some(span),
+            ..Correlation::default()
+        });
     event.capture = Some(Capture {
         component: "audit-gateway".to_owned(),
         guarantee: Guarantee::Closed,
@@ -597,7 +741,9 @@ fn add_facts(event: &mut Event, refs: BTreeMap<String, String>, attributes: Map<
     }
     if let Err(error) = event.check() {
         (event.refs, event.attributes) = before;
-        event.attributes.insert("audit.facts_refused".to_owned(), json!(error.to_string()));
+        event
+            .attributes
+            .insert("audit.facts_refused".to_owned(), json!(error.to_string()));
     }
 }
 
@@ -605,7 +751,11 @@ fn request_attributes(shared: &Shared, asked: &Asked, head: &RequestHead) -> Map
     let mut kept = credentials::headers(&shared.log, &head.headers);
     let (path, query, in_query) = credentials::target(&shared.log, &head.path_and_query);
     kept.credentials.extend(in_query);
-    let source = if asked.ours.session.is_some() { "header" } else { "connection" };
+    let source = if asked.ours.session.is_some() {
+        "header"
+    } else {
+        "connection"
+    };
     let mut attributes = Map::new();
     let mut set = |name: &str, value: Value| attributes.insert(name.to_owned(), value);
     set("http.request.method", json!(head.method));
@@ -628,10 +778,17 @@ fn request_attributes(shared: &Shared, asked: &Asked, head: &RequestHead) -> Map
 }
 
 /// The request as the upstream gets it: the same but for what belongs to one connection.
-fn forwarded(parts: request::Parts, target: Uri, upstream: &Upstream, body: Bytes) -> Request<Full<Bytes>> {
-    let host = HeaderValue::from_str(upstream.authority.as_str()).expect("an authority is a header value");
-    let mut request = Request::new(Full::new(body.clone()));
-    *request.headers_mut() = headers::to_upstream(&parts.headers, &host, body.len());
+fn forwarded(
+    parts: request::Parts,
+    target: Uri,
+    upstream: &Upstream,
+    body: Bytes,
+) -> Request<Full<Bytes>> {
+    let host =
+        HeaderValue::from_str(upstream.authority.as_str()).expect("an authority is a header value");
+    let headers = headers::to_upstream(&parts.headers, &host, body.len());
+    let mut request = Request::new(Full::new(body));
+    *request.headers_mut() = headers;
     *request.method_mut() = parts.method;
     *request.uri_mut() = target;
     *request.extensions_mut() = parts.extensions;
@@ -657,7 +814,10 @@ async fn reached(deadline: Option<Instant>) {
 }
 
 fn content_type(headers: &HeaderMap) -> &str {
-    headers.get(CONTENT_TYPE).and_then(|v| v.to_str().ok()).unwrap_or_default()
+    headers
+        .get(CONTENT_TYPE)
+        .and_then(|v| v.to_str().ok())
+        .unwrap_or_default()
 }
 
 fn content_media(headers: &HeaderMap) -> Media {
@@ -665,5 +825,11 @@ fn content_media(headers: &HeaderMap) -> Media {
 }
 
 fn content_length(headers: &HeaderMap) -> Option<u64> {
-    headers.get(CONTENT_LENGTH)?.to_str().ok()?.trim().parse().ok()
+    headers
+        .get(CONTENT_LENGTH)?
+        .to_str()
+        .ok()?
+        .trim()
+        .parse()
+        .ok()
 }

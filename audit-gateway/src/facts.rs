@@ -2,7 +2,10 @@
 
 use std::panic::{AssertUnwindSafe, catch_unwind};
 
-use audit_capture::{Api, Outcome as CaptureOutcome, RequestFacts, RequestHead, ResponseFacts, ResponseHead, ResponseParser};
+use audit_capture::{
+    Api, Outcome as CaptureOutcome, RequestFacts, RequestHead, ResponseFacts, ResponseHead,
+    ResponseParser,
+};
 use bytes::Bytes;
 
 use crate::recording::Outcome;
@@ -14,10 +17,15 @@ pub(crate) const INLINE_BYTES_MAX: usize = 64 * 1024;
 pub(crate) async fn request(api: &Api, head: &RequestHead, body: &Bytes) -> Option<RequestFacts> {
     // A parser that panics on what somebody sent must not decide whether the exchange is recorded.
     if body.len() <= INLINE_BYTES_MAX {
-        return catch_unwind(AssertUnwindSafe(|| audit_capture::request_facts(api, head, body))).ok();
+        return catch_unwind(AssertUnwindSafe(|| {
+            audit_capture::request_facts(api, head, body)
+        }))
+        .ok();
     }
     let (api, head, body) = (api.clone(), head.clone(), body.clone());
-    tokio::task::spawn_blocking(move || audit_capture::request_facts(&api, &head, &body)).await.ok()
+    tokio::task::spawn_blocking(move || audit_capture::request_facts(&api, &head, &body))
+        .await
+        .ok()
 }
 
 /// Reads an answer as it comes.
@@ -38,21 +46,34 @@ pub(crate) struct Progress {
 
 impl Reader {
     pub(crate) fn new(api: &Api, head: &ResponseHead, streaming: bool) -> Self {
-        let parser = catch_unwind(AssertUnwindSafe(|| ResponseParser::new(api, head, streaming))).ok();
+        let parser = catch_unwind(AssertUnwindSafe(|| {
+            ResponseParser::new(api, head, streaming)
+        }))
+        .ok();
         Self { parser, bytes: 0 }
     }
 
     pub(crate) fn push(&mut self, piece: &[u8]) -> Progress {
         self.bytes = self.bytes.saturating_add(piece.len());
-        let nothing = Progress { terminal: false, safe: piece.len() };
-        let Some(mut parser) = self.parser.take() else { return nothing };
+        let nothing = Progress {
+            terminal: false,
+            safe: piece.len(),
+        };
+        let Some(mut parser) = self.parser.take() else {
+            return nothing;
+        };
         let pushed = catch_unwind(AssertUnwindSafe(move || {
             let progress = parser.push(piece);
             (parser, progress)
         }));
-        let Ok((parser, progress)) = pushed else { return nothing };
+        let Ok((parser, progress)) = pushed else {
+            return nothing;
+        };
         self.parser = Some(parser);
-        Progress { terminal: progress.terminal, safe: progress.safe.min(piece.len()) }
+        Progress {
+            terminal: progress.terminal,
+            safe: progress.safe.min(piece.len()),
+        }
     }
 
     pub(crate) async fn finish(self, outcome: Outcome) -> Option<ResponseFacts> {
@@ -66,6 +87,8 @@ impl Reader {
         if self.bytes <= INLINE_BYTES_MAX {
             return catch_unwind(AssertUnwindSafe(move || parser.finish(outcome))).ok();
         }
-        tokio::task::spawn_blocking(move || parser.finish(outcome)).await.ok()
+        tokio::task::spawn_blocking(move || parser.finish(outcome))
+            .await
+            .ok()
     }
 }

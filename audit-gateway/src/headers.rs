@@ -25,17 +25,21 @@ impl AuditHeaders {
         let mut ours = Self::default();
         for name in headers.keys().filter(|n| n.as_str().starts_with(OURS)) {
             let mut values = headers.get_all(name).iter();
-            let value = values.next().and_then(|v| text(v));
+            let value = values.next().and_then(text);
             let (Some(value), None) = (value, values.next()) else {
                 return Err(Refusal::new(
                     Code::BadAuditHeader,
-                    format!("{name} must be given once, with 1 to {TEXT_BYTES_MAX} printable ASCII characters"),
+                    format!(
+                        "{name} must be given once, with 1 to {TEXT_BYTES_MAX} printable ASCII characters"
+                    ),
                 ));
             };
             match name.as_str() {
                 "x-audit-session" => ours.session = Some(value),
                 "x-audit-actor" => ours.actor = Some(Actor::new(ActorKind::Agent, value)),
-                "x-audit-on-behalf-of" => ours.on_behalf_of = Some(Actor::new(ActorKind::Human, value)),
+                "x-audit-on-behalf-of" => {
+                    ours.on_behalf_of = Some(Actor::new(ActorKind::Human, value));
+                }
                 "x-audit-subject" => ours.subject = Some(value),
                 _ => {
                     return Err(Refusal::new(
@@ -51,8 +55,10 @@ impl AuditHeaders {
 
 fn text(value: &HeaderValue) -> Option<String> {
     let bytes = value.as_bytes();
-    let good = (1..=TEXT_BYTES_MAX).contains(&bytes.len()) && bytes.iter().all(|b| (0x20..0x7f).contains(b));
-    good.then(|| value.to_str().map(str::to_owned).ok()).flatten()
+    let good = (1..=TEXT_BYTES_MAX).contains(&bytes.len())
+        && bytes.iter().all(|b| (0x20..0x7f).contains(b));
+    good.then(|| value.to_str().map(str::to_owned).ok())
+        .flatten()
 }
 
 /// Trace id and parent span of a W3C `traceparent`; one that breaks the rules counts as absent, as the standard says.
@@ -63,9 +69,13 @@ pub(crate) fn traceparent(headers: &HeaderMap) -> Option<(String, String)> {
         return None;
     }
     let mut parts = value.split('-');
-    let (version, trace, span, flags) = (parts.next()?, parts.next()?, parts.next()?, parts.next()?);
+    let (version, trace, span, flags) =
+        (parts.next()?, parts.next()?, parts.next()?, parts.next()?);
     let hexadecimal = |text: &str, digits: usize| {
-        text.len() == digits && text.bytes().all(|b| b.is_ascii_digit() || (b'a'..=b'f').contains(&b))
+        text.len() == digits
+            && text
+                .bytes()
+                .all(|b| b.is_ascii_digit() || (b'a'..=b'f').contains(&b))
     };
     let zero = |text: &str| text.bytes().all(|b| b == b'0');
     // Later versions may append fields; version 00 has exactly four.
@@ -105,7 +115,9 @@ fn hop_by_hop(name: &HeaderName) -> bool {
 }
 
 fn passes(name: &HeaderName, nominated: &[String]) -> bool {
-    !hop_by_hop(name) && !name.as_str().starts_with(OURS) && !nominated.iter().any(|n| n == name.as_str())
+    !hop_by_hop(name)
+        && !name.as_str().starts_with(OURS)
+        && !nominated.iter().any(|n| n == name.as_str())
 }
 
 /// Whether the client takes trailers.
@@ -132,10 +144,9 @@ pub(crate) fn to_upstream(headers: &HeaderMap, host: &HeaderValue, body_bytes: u
             header::CONTENT_LENGTH => {
                 out.insert(header::CONTENT_LENGTH, HeaderValue::from(body_bytes));
             }
-            // The body is here in full, so there is nothing to wait for.
-            header::EXPECT => {}
-            // Trailers of requests end here, since the body goes on with its length.
-            header::TRAILER => {}
+            // The body is here in full, so there is nothing to wait for; it goes on with its length, which leaves no
+            // place for trailers.
+            header::EXPECT | header::TRAILER => {}
             _ if passes(name, &nominated) => {
                 out.append(name.clone(), value.clone());
             }
@@ -163,7 +174,10 @@ pub(crate) fn to_client(headers: &HeaderMap) -> HeaderMap {
 
 /// Names and values in their order, for the record.
 pub(crate) fn pairs(headers: &HeaderMap) -> Vec<(String, Vec<u8>)> {
-    headers.iter().map(|(n, v)| (n.as_str().to_owned(), v.as_bytes().to_vec())).collect()
+    headers
+        .iter()
+        .map(|(n, v)| (n.as_str().to_owned(), v.as_bytes().to_vec()))
+        .collect()
 }
 
 #[cfg(test)]
@@ -196,10 +210,25 @@ mod tests {
             ("z", "3"),
         ]);
         let out = to_upstream(&headers, &HeaderValue::from_static("api.example"), 3);
-        let lines: Vec<_> = out.iter().map(|(n, v)| (n.as_str(), v.to_str().unwrap())).collect();
-        assert_eq!(lines, [("host", "api.example"), ("a", "1"), ("a", "2"), ("z", "3")]);
-        let out = to_client(&map(&[("connection", "close"), ("x-audit-error", "spoofed"), ("b", "1"), ("b", "2")]));
-        assert_eq!(out.len(), 2, "a provider's x-audit-error reached the client");
+        let lines: Vec<_> = out
+            .iter()
+            .map(|(n, v)| (n.as_str(), v.to_str().unwrap()))
+            .collect();
+        assert_eq!(
+            lines,
+            [("host", "api.example"), ("a", "1"), ("a", "2"), ("z", "3")]
+        );
+        let out = to_client(&map(&[
+            ("connection", "close"),
+            ("x-audit-error", "spoofed"),
+            ("b", "1"),
+            ("b", "2"),
+        ]));
+        assert_eq!(
+            out.len(),
+            2,
+            "a provider's x-audit-error reached the client"
+        );
     }
 
     #[test]
@@ -213,7 +242,10 @@ mod tests {
         .unwrap();
         assert_eq!(good.session.as_deref(), Some("s 1"));
         assert_eq!(good.actor, Some(Actor::new(ActorKind::Agent, "agent-7")));
-        assert_eq!(good.on_behalf_of, Some(Actor::new(ActorKind::Human, "dr-who")));
+        assert_eq!(
+            good.on_behalf_of,
+            Some(Actor::new(ActorKind::Human, "dr-who"))
+        );
         assert_eq!(good.subject.as_deref(), Some("patient-1"));
         for bad in [
             map(&[("x-audit-session", "")]),
@@ -221,20 +253,41 @@ mod tests {
             map(&[("x-audit-session", "a\tb")]),
             map(&[("x-audit-sesion", "a")]),
         ] {
-            assert_eq!(AuditHeaders::of(&bad).unwrap_err().code, Code::BadAuditHeader);
+            assert_eq!(
+                AuditHeaders::of(&bad).unwrap_err().code,
+                Code::BadAuditHeader
+            );
         }
         let mut long = HeaderMap::new();
-        long.insert("x-audit-subject", HeaderValue::from_bytes(&[b'a'; 257]).unwrap());
-        assert!(AuditHeaders::of(&long).is_err());
-        long.insert("x-audit-subject", HeaderValue::from_bytes("ü".as_bytes()).unwrap());
-        assert!(AuditHeaders::of(&long).is_err());
+        long.insert(
+            "x-audit-subject",
+            HeaderValue::from_bytes(&[b'a'; 257]).unwrap(),
+        );
+        assert_eq!(
+            AuditHeaders::of(&long).unwrap_err().code,
+            Code::BadAuditHeader
+        );
+        long.insert(
+            "x-audit-subject",
+            HeaderValue::from_bytes("ü".as_bytes()).unwrap(),
+        );
+        assert_eq!(
+            AuditHeaders::of(&long).unwrap_err().code,
+            Code::BadAuditHeader
+        );
     }
 
     #[test]
     fn traceparent_is_parsed_or_absent() {
         let trace = "0af7651916cd43dd8448eb211c80319c";
-        let good = traceparent(&map(&[("traceparent", "00-0af7651916cd43dd8448eb211c80319c-b7ad6b7169203331-01")]));
-        assert_eq!(good, Some((trace.to_owned(), "b7ad6b7169203331".to_owned())));
+        let good = traceparent(&map(&[(
+            "traceparent",
+            "00-0af7651916cd43dd8448eb211c80319c-b7ad6b7169203331-01",
+        )]));
+        assert_eq!(
+            good,
+            Some((trace.to_owned(), "b7ad6b7169203331".to_owned()))
+        );
         for bad in [
             "",
             "00",

@@ -7,7 +7,7 @@
 //!
 //! *In scope*: HTTP/1.1 on both sides, TLS to upstreams, streams, limits and timeouts on everything that a peer decides,
 //! credentials kept out of the record.
-//! *Out of scope*: HTTP/2, WebSockets, TLS towards clients, telling who a client is, TLS interception, MCP, OTLP. What
+//! *Out of scope*: HTTP/2, web sockets, TLS towards clients, telling who a client is, TLS interception, MCP, OTLP. What
 //! the bytes mean is `audit-capture`'s business, how they are stored `audit-core`'s.
 //!
 //! ```no_run
@@ -32,11 +32,16 @@
 //!
 //! | `audit.outcome` | |
 //! |---|---|
-//! | `complete` | the provider's answer came to its end, whatever its status. With the reason `provider_kept_open` the last event came, and the connection then stayed open beyond [`Limits::terminal_wait`]: the client's answer was ended there |
+//! | `complete` | the provider's answer came to its end, whatever its status; whether a stream had its last event is in `audit.response.complete`. With the reason `provider_kept_open` the last event came, and the connection then stayed open beyond [`Limits::terminal_wait`]: the client's answer was ended there |
 //! | `cut_by_client` | the client left; what had come is recorded, though the client may not have got all of it |
 //! | `cut_by_provider` | the provider's connection broke within the answer or fell silent; the client's was broken off too |
 //! | `cut_by_gateway` | the gateway was stopped |
 //! | `error` | no answer came; `audit.outcome.reason` says why |
+//!
+//! Pieces of a stream are passed on as they come, but for what holds the provider's last event: that waits for the
+//! record. Of any other answer the last piece waits. An answer whose record can't be written is broken off without an
+//! end, and its record is tried again in the background. Beyond [`Limits::response_record_bytes_max`] an answer still
+//! passes whole, and the record holds its first bytes, its length, and the SHA-256 of all of it.
 //!
 //! A request without an answer in the log means that the gateway or its host died in between, or that the record was
 //! given up after [`Limits::record_retry`]; the operator hears of that through the [`Reporter`], and the client's

@@ -96,7 +96,12 @@ impl Recording {
     }
 
     /// Payloads and attributes of the answer's body.
-    pub(crate) fn finish(self, content_type: &str, streamed: bool, attributes: &mut Map<String, Value>) -> Vec<Payload> {
+    pub(crate) fn finish(
+        self,
+        content_type: &str,
+        streamed: bool,
+        attributes: &mut Map<String, Value>,
+    ) -> Vec<Payload> {
         attributes.insert("http.response.body.size".to_owned(), json!(self.length));
         if let Some(first) = self.first_byte_us {
             attributes.insert("audit.timing.first_byte_us".to_owned(), json!(first));
@@ -104,18 +109,34 @@ impl Recording {
         if let Some(whole) = self.whole {
             let digest = audit_core::hex::Hex(whole.finalize().into());
             attributes.insert("audit.response.body_truncated".to_owned(), json!(true));
-            attributes.insert("audit.response.body_sha256".to_owned(), json!(digest.to_string()));
+            attributes.insert(
+                "audit.response.body_sha256".to_owned(),
+                json!(digest.to_string()),
+            );
         }
         let mut payloads = Vec::new();
         if !self.bytes.is_empty() {
-            payloads.push(Payload::new("response.body", Media::of_content_type(content_type), self.bytes));
+            payloads.push(Payload::new(
+                "response.body",
+                Media::of_content_type(content_type),
+                self.bytes,
+            ));
         }
         if streamed && !self.chunks.is_empty() {
             if self.chunks_merged {
                 attributes.insert("audit.response.chunks_merged".to_owned(), json!(true));
             }
-            let chunks = Value::from(self.chunks.iter().map(|(at, n)| json!([at, n])).collect::<Vec<_>>());
-            payloads.push(Payload::new("response.chunks", Media::Json, chunks.to_string().into_bytes()));
+            let chunks = Value::from(
+                self.chunks
+                    .iter()
+                    .map(|(at, n)| json!([at, n]))
+                    .collect::<Vec<_>>(),
+            );
+            payloads.push(Payload::new(
+                "response.chunks",
+                Media::Json,
+                chunks.to_string().into_bytes(),
+            ));
         }
         payloads
     }
@@ -133,7 +154,8 @@ mod tests {
             recording.push(&Bytes::copy_from_slice(&all[..cut]), 7);
             recording.push(&Bytes::copy_from_slice(&all[cut..]), 9);
             let mut attributes = Map::new();
-            let payloads = recording.finish("text/event-stream; charset=utf-8", true, &mut attributes);
+            let payloads =
+                recording.finish("text/event-stream; charset=utf-8", true, &mut attributes);
             assert_eq!(payloads[0].bytes, b"01234");
             assert_eq!(payloads[0].media, Media::EventStream);
             assert_eq!(attributes["http.response.body.size"], json!(10));
@@ -143,7 +165,12 @@ mod tests {
                 json!("84d89877f0d4041efb6bf91a16f0248f2fd573e6af05c19f96bedb9f882f7882")
             );
             let chunks: Value = serde_json::from_slice(&payloads[1].bytes).unwrap();
-            let sum: u64 = chunks.as_array().unwrap().iter().map(|c| c[1].as_u64().unwrap()).sum();
+            let sum: u64 = chunks
+                .as_array()
+                .unwrap()
+                .iter()
+                .map(|c| c[1].as_u64().unwrap())
+                .sum();
             assert_eq!(sum, 10);
         }
     }

@@ -75,7 +75,11 @@ pub(crate) struct Refusal {
 
 impl Refusal {
     pub(crate) fn new(code: Code, message: impl Into<String>) -> Self {
-        Self { code, message: message.into(), close: false }
+        Self {
+            code,
+            message: message.into(),
+            close: false,
+        }
     }
 
     pub(crate) fn closing(mut self) -> Self {
@@ -94,7 +98,10 @@ impl Refusal {
         });
         let mut response = json_response(self.code.status(), &body);
         let headers = response.headers_mut();
-        headers.insert("x-audit-error", HeaderValue::from_static(self.code.as_str()));
+        headers.insert(
+            "x-audit-error",
+            HeaderValue::from_static(self.code.as_str()),
+        );
         if self.code.status() == StatusCode::SERVICE_UNAVAILABLE {
             headers.insert(RETRY_AFTER, HeaderValue::from_static("1"));
         }
@@ -108,6 +115,8 @@ impl Refusal {
 pub(crate) fn json_response(status: StatusCode, body: &serde_json::Value) -> Response<Body> {
     let mut response = Response::new(Body::full(Bytes::from(body.to_string())));
     *response.status_mut() = status;
-    response.headers_mut().insert(CONTENT_TYPE, HeaderValue::from_static("application/json"));
+    response
+        .headers_mut()
+        .insert(CONTENT_TYPE, HeaderValue::from_static("application/json"));
     response
 }

@@ -21,12 +21,15 @@ use crate::counters::{Counters, Summary, up};
 use crate::error::{Error, Result};
 use crate::front::{self, Connection};
 use crate::report::Severity;
-use crate::shared::{Alive, Shared};
+use crate::shared::Shared;
 use crate::stall::StallGuard;
 use crate::upstream;
 
 /// After open exchanges were told to end: for their records to land.
 const LAST_RECORDS: Duration = Duration::from_secs(10);
+
+/// After all exchanges have ended: for clients to take what is ready for them.
+const LAST_BYTES: Duration = Duration::from_secs(5);
 
 /// A pause after accepting failed, which happens when files run out.
 const ACCEPT_PAUSE: Duration = Duration::from_millis(100);
@@ -77,7 +80,14 @@ impl Gateway {
         let taken = |e| Error::unavailable(format!("can't listen on {}", config.listen)).because(e);
         let listener = TcpListener::bind(config.listen).await.map_err(taken)?;
         let address = listener.local_addr().map_err(taken)?;
-        Ok(Bound { config, log, client, listener, address, counters: Health(Arc::default()) })
+        Ok(Bound {
+            config,
+            log,
+            client,
+            listener,
+            address,
+            counters: Health(Arc::default()),
+        })
     }
 }
 
@@ -103,11 +113,24 @@ impl Bound {
     ///
     /// [`ErrorKind::Unavailable`](crate::ErrorKind::Unavailable): open exchanges did not come to their records in time.
     pub async fn serve(self, shutdown: impl Future<Output = ()> + Send) -> Result<Summary> {
-        let Self { config, log, client, listener, counters, .. } = self;
+        let Self {
+            config,
+            log,
+            client,
+            listener,
+            counters,
+            ..
+        } = self;
         let limits = config.limits.clone();
         let (draining, drain) = watch::channel(false);
         let (stopping, stop) = watch::channel(false);
-        let shared = Arc::new(Shared { config, log, client, counters: Arc::clone(&counters.0), stop });
+        let shared = Arc::new(Shared {
+            config,
+            log,
+            client,
+            counters: Arc::clone(&counters.0),
+            stop,
+        });
         let (alive, mut ended) = mpsc::channel::<()>(1);
         let slots = Arc::new(Semaphore::new(limits.connections_max));
         let mut connections = JoinSet::new();
@@ -115,7 +138,10 @@ impl Bound {
         loop {
             let next = async {
                 // Beyond the limit clients wait in the listen queue, where they cost nothing.
-                let slot = Arc::clone(&slots).acquire_owned().await.expect("the semaphore is never closed");
+                let slot = Arc::clone(&slots)
+                    .acquire_owned()
+                    .await
+                    .expect("the semaphore is never closed");
                 (slot, listener.accept().await)
             };
             tokio::select! {
@@ -123,7 +149,7 @@ impl Bound {
                 (slot, accepted) = next => match accepted {
                     Ok((stream, _)) => {
                         up(&shared.counters.connections);
-                        connections.spawn(connection(Arc::clone(&shared), stream, slot, alive.clone(), drain.clone()));
+                        connections.spawn(connection(Arc::clone(&shared), stream, slot, alive.downgrade(), drain.clone()));
                     }
                     Err(error) => {
                         shared.notice(Severity::Warning, "accept_failed", format!("can't accept: {error}"), None);
@@ -136,23 +162,28 @@ impl Bound {
         drop(listener);
         drop(alive);
         draining.send_replace(true);
-        let all = async {
-            while connections.join_next().await.is_some() {}
-            // An exchange may outlive its connection, and a record the exchange.
-            gone(&mut ended).await;
-        };
-        let drained = timeout(limits.drain_timeout, all).await.is_ok();
-        if !drained {
+        // Exchanges, and records that outlive them.
+        let drained = timeout(limits.drain_timeout, gone(&mut ended))
+            .await
+            .is_ok();
+        let recorded = drained || {
             stopping.send_replace(true);
-            let all = async {
-                while connections.join_next().await.is_some() {}
-                gone(&mut ended).await;
-            };
-            let last = timeout(limits.append_timeout.min(LAST_RECORDS), all).await;
+            timeout(limits.append_timeout.min(LAST_RECORDS), gone(&mut ended))
+                .await
+                .is_ok()
+        };
+        // Connections are left that are idle, within a request's head, or still taking the last bytes of an answer.
+        let flushed = async { while connections.join_next().await.is_some() {} };
+        if timeout(limits.drain_timeout.min(LAST_BYTES), flushed)
+            .await
+            .is_err()
+        {
             connections.shutdown().await;
-            if last.is_err() && timeout(Duration::from_millis(100), gone(&mut ended)).await.is_err() {
-                return Err(Error::unavailable("open exchanges ended without their records"));
-            }
+        }
+        if !recorded {
+            return Err(Error::unavailable(
+                "open exchanges ended without their records",
+            ));
         }
         Ok(counters.summary())
     }
@@ -168,17 +199,27 @@ async fn connection(
     shared: Arc<Shared>,
     stream: TcpStream,
     slot: OwnedSemaphorePermit,
-    alive: Alive,
+    alive: mpsc::WeakSender<()>,
     mut drain: watch::Receiver<bool>,
 ) {
     if let Err(error) = stream.set_nodelay(true) {
-        shared.notice(Severity::Warning, "connection_failed", format!("can't set up a connection: {error}"), None);
+        shared.notice(
+            Severity::Warning,
+            "connection_failed",
+            format!("can't set up a connection: {error}"),
+            None,
+        );
         return;
     }
     let limits: &Limits = &shared.config.limits;
     let connection = Arc::new(Connection::default());
     let service = service_fn(|request| {
-        front::serve(Arc::clone(&shared), Arc::clone(&connection), alive.clone(), request)
+        front::serve(
+            Arc::clone(&shared),
+            Arc::clone(&connection),
+            alive.clone(),
+            request,
+        )
     });
     let mut builder = http1::Builder::new();
     builder

@@ -37,7 +37,18 @@ impl Shared {
         self.counters.log_failing.store(true, Ordering::Relaxed);
     }
 
-    pub(crate) fn notice(&self, severity: Severity, code: &'static str, message: String, request: Option<Uuid>) {
-        self.config.reporter.report(&Notice { severity, code, message, request });
+    pub(crate) fn notice(
+        &self,
+        severity: Severity,
+        code: &'static str,
+        message: String,
+        request: Option<Uuid>,
+    ) {
+        self.config.reporter.report(&Notice {
+            severity,
+            code,
+            message,
+            request,
+        });
     }
 }

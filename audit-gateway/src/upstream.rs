@@ -38,11 +38,12 @@ pub(crate) fn client(config: &Config) -> Result<Client> {
     tcp.set_nodelay(true);
     tcp.set_keepalive(Some(Duration::from_secs(60)));
     // The provider is named, so that a second one in the tree can't make rustls panic.
-    let tls = ClientConfig::builder_with_provider(Arc::new(rustls::crypto::ring::default_provider()))
-        .with_safe_default_protocol_versions()
-        .map_err(|e| Error::invalid("the crypto provider knows no TLS version").because(e))?
-        .with_root_certificates(roots(config)?)
-        .with_no_client_auth();
+    let tls =
+        ClientConfig::builder_with_provider(Arc::new(rustls::crypto::ring::default_provider()))
+            .with_safe_default_protocol_versions()
+            .map_err(|e| Error::invalid("the crypto provider knows no TLS version").because(e))?
+            .with_root_certificates(roots(config)?)
+            .with_no_client_auth();
     let connector = HttpsConnectorBuilder::new()
         .with_tls_config(tls)
         .https_or_http()
@@ -56,12 +57,19 @@ pub(crate) fn client(config: &Config) -> Result<Client> {
         .http1_max_headers(config.limits.headers_max)
         // The host header is ours to set, with the case and place that the client gave it.
         .set_host(false)
-        .build(Timed { inner: connector, timeout: config.limits.connect_timeout }))
+        .build(Timed {
+            inner: connector,
+            timeout: config.limits.connect_timeout,
+        }))
 }
 
 fn roots(config: &Config) -> Result<RootCertStore> {
     let mut roots = RootCertStore::empty();
-    if !config.upstreams.values().any(crate::config::Upstream::is_tls) {
+    if !config
+        .upstreams
+        .values()
+        .any(crate::config::Upstream::is_tls)
+    {
         return Ok(roots);
     }
     for der in &config.extra_roots {
@@ -74,7 +82,9 @@ fn roots(config: &Config) -> Result<RootCertStore> {
         roots.add_parsable_certificates(rustls_native_certs::load_native_certs().certs);
     }
     if roots.is_empty() {
-        return Err(Error::invalid("no root certificate to check upstreams with"));
+        return Err(Error::invalid(
+            "no root certificate to check upstreams with",
+        ));
     }
     Ok(roots)
 }
@@ -110,7 +120,10 @@ impl Service<Uri> for Timed {
 pub(crate) fn timed_out(error: &(dyn StdError + 'static)) -> bool {
     let mut next = Some(error);
     while let Some(error) = next {
-        if error.downcast_ref::<io::Error>().is_some_and(|e| e.kind() == io::ErrorKind::TimedOut) {
+        if error
+            .downcast_ref::<io::Error>()
+            .is_some_and(|e| e.kind() == io::ErrorKind::TimedOut)
+        {
             return true;
         }
         next = error.source();

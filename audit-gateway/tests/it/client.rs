@@ -27,13 +27,23 @@ pub(crate) struct Answer {
 
 impl Answer {
     pub(crate) fn header(&self, name: &str) -> Option<&str> {
-        self.headers.iter().find(|(n, _)| n.eq_ignore_ascii_case(name)).map(|(_, v)| v.as_str())
+        self.headers
+            .iter()
+            .find(|(n, _)| n.eq_ignore_ascii_case(name))
+            .map(|(_, v)| v.as_str())
     }
 
     /// Headers without those that frame the body.
     pub(crate) fn end_to_end(&self) -> Vec<(String, String)> {
-        let framing = |n: &str| ["transfer-encoding", "content-length", "connection"].contains(&n.to_lowercase().as_str());
-        self.headers.iter().filter(|(n, _)| !framing(n)).cloned().collect()
+        let framing = |n: &str| {
+            ["transfer-encoding", "content-length", "connection"]
+                .contains(&n.to_lowercase().as_str())
+        };
+        self.headers
+            .iter()
+            .filter(|(n, _)| !framing(n))
+            .cloned()
+            .collect()
     }
 
     pub(crate) fn json(&self) -> serde_json::Value {
@@ -58,7 +68,10 @@ pub(crate) struct Client {
 
 impl Client {
     pub(crate) async fn connect(address: SocketAddr) -> Self {
-        Self { stream: TcpStream::connect(address).await.unwrap(), buffer: Vec::new() }
+        Self {
+            stream: TcpStream::connect(address).await.unwrap(),
+            buffer: Vec::new(),
+        }
     }
 
     pub(crate) async fn write(&mut self, bytes: &[u8]) {
@@ -67,7 +80,9 @@ impl Client {
 
     /// Reads more; `false` at the end or break of the connection.
     async fn more(&mut self) -> bool {
-        let read = timeout(PATIENCE, self.stream.read_buf(&mut self.buffer)).await.expect("no byte for 20 s");
+        let read = timeout(PATIENCE, self.stream.read_buf(&mut self.buffer))
+            .await
+            .expect("no byte for 20 s");
         read.is_ok_and(|n| n > 0)
     }
 
@@ -108,7 +123,12 @@ impl Client {
         assert_eq!(words.next(), Some("HTTP/1.1"));
         let status = words.next().unwrap().parse().unwrap();
         let reason = words.next().unwrap_or_default().to_owned();
-        Some(Answer { status, reason, headers: self.header_lines().await?, ..Answer::default() })
+        Some(Answer {
+            status,
+            reason,
+            headers: self.header_lines().await?,
+            ..Answer::default()
+        })
     }
 
     /// Exactly `n` bytes if they come.
@@ -144,7 +164,9 @@ impl Client {
 
     /// The rest of an answer whose head is here.
     pub(crate) async fn rest(&mut self, answer: &mut Answer) {
-        let chunked = answer.header("transfer-encoding").is_some_and(|v| v.eq_ignore_ascii_case("chunked"));
+        let chunked = answer
+            .header("transfer-encoding")
+            .is_some_and(|v| v.eq_ignore_ascii_case("chunked"));
         if chunked {
             while self.chunk(answer).await.is_some() {}
         } else if let Some(length) = answer.header("content-length") {
@@ -154,7 +176,10 @@ impl Client {
             answer.whole = all;
         } else {
             // Neither: only an answer that can't have a body.
-            assert!(matches!(answer.status, 204 | 304), "an answer without framing: {answer:?}");
+            assert!(
+                matches!(answer.status, 204 | 304),
+                "an answer without framing: {answer:?}"
+            );
             answer.whole = true;
         }
     }
@@ -171,7 +196,10 @@ impl Client {
 pub(crate) async fn exchange(address: SocketAddr, request: &[u8]) -> Answer {
     let mut client = Client::connect(address).await;
     client.write(request).await;
-    client.answer().await.expect("the connection ended without an answer")
+    client
+        .answer()
+        .await
+        .expect("the connection ended without an answer")
 }
 
 /// The bytes of a POST with a JSON body and further header lines.

@@ -37,9 +37,16 @@ impl Fake {
             .spawn()
             .expect("python3 runs the fake provider");
         let mut lines = BufReader::new(process.stdout.take().unwrap()).lines();
-        let line = lines.next_line().await.unwrap().expect("the fake provider says where it listens");
+        let line = lines
+            .next_line()
+            .await
+            .unwrap()
+            .expect("the fake provider says where it listens");
         let address = line.rsplit("//").next().unwrap().parse().unwrap();
-        Self { address, _process: process }
+        Self {
+            address,
+            _process: process,
+        }
     }
 
     pub(crate) fn base(&self) -> String {
@@ -53,7 +60,12 @@ impl Fake {
     }
 
     pub(crate) async fn stats(&self) -> Value {
-        client::exchange(self.address, b"GET /__fake__/stats HTTP/1.1\r\nHost: f\r\n\r\n").await.json()
+        client::exchange(
+            self.address,
+            b"GET /__fake__/stats HTTP/1.1\r\nHost: f\r\n\r\n",
+        )
+        .await
+        .json()
     }
 }
 
@@ -74,14 +86,16 @@ impl Fixture {
     /// The request's bytes, with the path below `prefix` and further header lines.
     pub(crate) fn request(&self, prefix: &str, more: &str) -> Vec<u8> {
         // One host in both ways: the provider chooses by it among recordings of equal requests.
-        let mut request = format!("{} {prefix}{} HTTP/1.1\r\nHost: fixture.test\r\n", self.method, self.target);
-        for (name, value) in &self.headers {
-            request.push_str(&format!("{name}: {value}\r\n"));
-        }
-        request.push_str(more);
+        let mut lines = vec![
+            format!("{} {prefix}{} HTTP/1.1\r\n", self.method, self.target),
+            "Host: fixture.test\r\n".to_owned(),
+        ];
+        lines.extend(self.headers.iter().map(|(n, v)| format!("{n}: {v}\r\n")));
+        lines.push(more.to_owned());
         if !self.body.is_empty() || self.method == "POST" {
-            request.push_str(&format!("Content-Length: {}\r\n", self.body.len()));
+            lines.push(format!("Content-Length: {}\r\n", self.body.len()));
         }
+        let mut request = lines.concat();
         request.push_str("\r\n");
         let mut request = request.into_bytes();
         request.extend_from_slice(&self.body);
@@ -92,13 +106,18 @@ impl Fixture {
 /// Every exchange of a provider whose bytes may be taken for those on the wire: neither written anew nor shortened.
 pub(crate) fn load(fixtures: &Path, provider: &str) -> Vec<Fixture> {
     let folder = fixtures.join("llm-traffic/exchanges").join(provider);
-    let mut files: Vec<PathBuf> = std::fs::read_dir(folder).unwrap().map(|f| f.unwrap().path()).collect();
+    let mut files: Vec<PathBuf> = std::fs::read_dir(folder)
+        .unwrap()
+        .map(|f| f.unwrap().path())
+        .collect();
     files.sort();
     let mut loaded = Vec::new();
     for file in files {
         let exchange: Value = serde_json::from_slice(&std::fs::read(file).unwrap()).unwrap();
         let (request, response) = (&exchange["request"], &exchange["response"]);
-        let faithful = |message: &Value| ["exact", "decoded"].contains(&message["body_fidelity"].as_str().unwrap());
+        let faithful = |message: &Value| {
+            ["exact", "decoded"].contains(&message["body_fidelity"].as_str().unwrap())
+        };
         if !faithful(request) || !faithful(response) {
             continue;
         }
@@ -117,7 +136,12 @@ pub(crate) fn load(fixtures: &Path, provider: &str) -> Vec<Fixture> {
             target: format!("/{target}"),
             headers: headers
                 .iter()
-                .map(|h| (h[0].as_str().unwrap().to_owned(), h[1].as_str().unwrap().to_owned()))
+                .map(|h| {
+                    (
+                        h[0].as_str().unwrap().to_owned(),
+                        h[1].as_str().unwrap().to_owned(),
+                    )
+                })
                 .collect(),
             body,
             streaming: exchange["streaming"].as_bool().unwrap(),
@@ -130,7 +154,10 @@ fn decode_base64(text: &str) -> Vec<u8> {
     const ALPHABET: &[u8] = b"ABCDEFGHIJKLMNOPQRSTUVWXYZabcdefghijklmnopqrstuvwxyz0123456789+/";
     let (mut out, mut bits, mut n) = (Vec::new(), 0_u32, 0);
     for b in text.bytes().filter(|b| *b != b'=') {
-        let value = ALPHABET.iter().position(|a| *a == b).expect("the fixture is base64");
+        let value = ALPHABET
+            .iter()
+            .position(|a| *a == b)
+            .expect("the fixture is base64");
         bits = bits << 6 | u32::try_from(value).unwrap();
         n += 6;
         if n >= 8 {

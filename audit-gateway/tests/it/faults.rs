@@ -16,7 +16,11 @@ async fn with_fault(fixture: &Fixture, fault: &str) -> Option<(Answer, Option<An
     })
     .await;
     let more = format!("x-fake-fault: {fault}\r\n");
-    let through = exchange(bench.address, &fixture.request(&format!("/{}", fixture.provider), &more)).await;
+    let through = exchange(
+        bench.address,
+        &fixture.request(&format!("/{}", fixture.provider), &more),
+    )
+    .await;
     let recorded = bench.exchange().await;
     let stats = provider.stats().await;
     assert_eq!(stats["requests"], 1, "the gateway repeated a request");
@@ -35,16 +39,31 @@ async fn with_fault(fixture: &Fixture, fault: &str) -> Option<(Answer, Option<An
 fn pick(provider: &str, streaming: bool) -> Option<Fixture> {
     let folder = fake::fixtures()?;
     let kind = if streaming { "--stream--" } else { "--plain--" };
-    let api = if provider == "openai" { "openai--chat" } else { "anthropic--messages" };
-    fake::load(&folder, provider).into_iter().find(|f| f.id.starts_with(api) && f.id.contains(kind))
+    let api = if provider == "openai" {
+        "openai--chat"
+    } else {
+        "anthropic--messages"
+    };
+    fake::load(&folder, provider)
+        .into_iter()
+        .find(|f| f.id.starts_with(api) && f.id.contains(kind))
 }
 
 #[tokio::test]
 async fn errors_of_the_provider_pass_unchanged_and_are_answers() {
-    for (provider, streaming) in [("openai", true), ("openai", false), ("anthropic", true), ("anthropic", false)] {
+    for (provider, streaming) in [
+        ("openai", true),
+        ("openai", false),
+        ("anthropic", true),
+        ("anthropic", false),
+    ] {
         for status in ["429", "500", "529"] {
-            let Some(fixture) = pick(provider, streaming) else { return };
-            let Some((through, direct, recorded)) = with_fault(&fixture, status).await else { return };
+            let Some(fixture) = pick(provider, streaming) else {
+                return;
+            };
+            let Some((through, direct, recorded)) = with_fault(&fixture, status).await else {
+                return;
+            };
             let direct = direct.unwrap();
             assert_eq!(through.status.to_string(), status);
             assert_eq!(through.body, direct.body);
@@ -62,14 +81,31 @@ async fn an_answer_that_the_provider_cuts_is_cut_for_the_client_too() {
     for provider in ["openai", "anthropic"] {
         for streaming in [true, false] {
             for fault in ["cut-mid-stream", "reset-mid-stream"] {
-                let Some(fixture) = pick(provider, streaming) else { return };
-                let Some((through, direct, recorded)) = with_fault(&fixture, fault).await else { return };
+                let Some(fixture) = pick(provider, streaming) else {
+                    return;
+                };
+                let Some((through, direct, recorded)) = with_fault(&fixture, fault).await else {
+                    return;
+                };
                 let direct = direct.unwrap();
                 assert!(!direct.whole);
-                assert!(!through.whole, "{provider} {fault}: a cut answer came to a clean end");
-                assert_eq!(recorded.outcome(), ("cut_by_provider", Some("upstream_reset")));
-                assert_eq!(recorded.body(), direct.body, "{provider} {fault}: what came is not recorded");
-                assert_eq!(through.body, direct.body, "{provider} {fault}: what came was not passed on");
+                assert!(
+                    !through.whole,
+                    "{provider} {fault}: a cut answer came to a clean end"
+                );
+                assert_eq!(
+                    recorded.outcome(),
+                    ("cut_by_provider", Some("upstream_reset"))
+                );
+                assert_eq!(
+                    recorded.body(),
+                    direct.body,
+                    "{provider} {fault}: what came is not recorded"
+                );
+                assert_eq!(
+                    through.body, direct.body,
+                    "{provider} {fault}: what came was not passed on"
+                );
                 assert!(!recorded.body().is_empty());
             }
         }
@@ -78,19 +114,30 @@ async fn an_answer_that_the_provider_cuts_is_cut_for_the_client_too() {
 
 #[tokio::test]
 async fn a_reset_before_the_answer_is_a_502_and_recorded() {
-    let Some(fixture) = pick("openai", true) else { return };
-    let Some((through, direct, recorded)) = with_fault(&fixture, "reset").await else { return };
+    let Some(fixture) = pick("openai", true) else {
+        return;
+    };
+    let Some((through, direct, recorded)) = with_fault(&fixture, "reset").await else {
+        return;
+    };
     assert!(direct.is_none());
     assert_eq!(through.status, 502);
     assert_eq!(through.code(), "upstream_failed");
-    assert_eq!(through.json()["error"]["request_id"], recorded.request.id.to_string());
+    assert_eq!(
+        through.json()["error"]["request_id"],
+        recorded.request.id.to_string()
+    );
     assert_eq!(recorded.outcome(), ("error", Some("upstream_failed")));
 }
 
 #[tokio::test]
 async fn a_provider_that_hangs_is_a_504_and_recorded() {
-    let Some(fixture) = pick("anthropic", false) else { return };
-    let Some((through, _, recorded)) = with_fault(&fixture, "hang").await else { return };
+    let Some(fixture) = pick("anthropic", false) else {
+        return;
+    };
+    let Some((through, _, recorded)) = with_fault(&fixture, "hang").await else {
+        return;
+    };
     assert_eq!(through.status, 504);
     assert_eq!(through.code(), "upstream_timeout");
     assert_eq!(recorded.outcome(), ("error", Some("upstream_timeout")));
@@ -100,8 +147,12 @@ async fn a_provider_that_hangs_is_a_504_and_recorded() {
 async fn slow_broken_and_failing_streams_pass_as_they_are() {
     for provider in ["openai", "anthropic"] {
         for fault in ["slow", "bad-json", "error-event"] {
-            let Some(fixture) = pick(provider, true) else { return };
-            let Some((through, direct, recorded)) = with_fault(&fixture, fault).await else { return };
+            let Some(fixture) = pick(provider, true) else {
+                return;
+            };
+            let Some((through, direct, recorded)) = with_fault(&fixture, fault).await else {
+                return;
+            };
             let direct = direct.unwrap();
             assert!(through.whole);
             assert_eq!(through.body, direct.body, "{provider} {fault}");
@@ -113,14 +164,25 @@ async fn slow_broken_and_failing_streams_pass_as_they_are() {
 
 #[tokio::test]
 async fn an_upstream_that_is_down_is_a_502_and_recorded() {
-    let address = tokio::net::TcpListener::bind("127.0.0.1:0").await.unwrap().local_addr().unwrap();
+    let address = tokio::net::TcpListener::bind("127.0.0.1:0")
+        .await
+        .unwrap()
+        .local_addr()
+        .unwrap();
     let bench = Bench::start(&format!("http://{address}")).await;
-    let answer = exchange(bench.address, &post("/openai/v1/chat/completions", "", b"{}")).await;
+    let answer = exchange(
+        bench.address,
+        &post("/openai/v1/chat/completions", "", b"{}"),
+    )
+    .await;
     assert_eq!(answer.status, 502);
     assert_eq!(answer.code(), "upstream_unreachable");
     let recorded = bench.exchange().await;
     assert_eq!(recorded.outcome(), ("error", Some("upstream_unreachable")));
-    assert_eq!(recorded.response.attributes["error.type"], "upstream_unreachable");
+    assert_eq!(
+        recorded.response.attributes["error.type"],
+        "upstream_unreachable"
+    );
     assert!(recorded.response.payloads.is_empty());
 }
 
@@ -131,13 +193,19 @@ async fn a_provider_that_falls_silent_within_an_answer_is_cut_off() {
         Step::Hang,
     ])
     .await;
-    let bench = Bench::with(&upstream.base(), |c| c.limits.response_idle_timeout = Duration::from_millis(200)).await;
+    let bench = Bench::with(&upstream.base(), |c| {
+        c.limits.response_idle_timeout = Duration::from_millis(200);
+    })
+    .await;
     let answer = exchange(bench.address, &post("/openai/v1/responses", "", b"{}")).await;
     assert!(!answer.whole);
     assert_eq!(answer.body, b"abc");
     upstream.closed.notified().await;
     let recorded = bench.exchange().await;
-    assert_eq!(recorded.outcome(), ("cut_by_provider", Some("upstream_idle")));
+    assert_eq!(
+        recorded.outcome(),
+        ("cut_by_provider", Some("upstream_idle"))
+    );
     assert_eq!(recorded.body(), b"abc");
 }
 
@@ -170,5 +238,8 @@ async fn a_client_that_leaves_before_the_answer_is_recorded_and_the_provider_is_
     drop(client);
     upstream.closed.notified().await;
     let recorded = bench.exchange().await;
-    assert_eq!(recorded.outcome(), ("cut_by_client", Some("before_response")));
+    assert_eq!(
+        recorded.outcome(),
+        ("cut_by_client", Some("before_response"))
+    );
 }

@@ -10,7 +10,9 @@ const ANTHROPIC: usize = 26;
 
 /// Sends every exchange both ways, and compares what came, what is recorded, and what was sent.
 async fn compare(options: &[&str], choose: impl Fn(&Fixture) -> bool, expected: usize) {
-    let Some(folder) = fake::fixtures() else { return };
+    let Some(folder) = fake::fixtures() else {
+        return;
+    };
     let provider = Fake::start(&folder, options).await;
     let bench = Bench::start(&provider.base()).await;
     let mut fixtures = fake::load(&folder, "openai");
@@ -29,31 +31,59 @@ async fn compare(options: &[&str], choose: impl Fn(&Fixture) -> bool, expected: 
     let mut through = Vec::new();
     for fixture in &fixtures {
         let more = "x-audit-session: fixtures\r\n";
-        through.push(exchange(bench.address, &fixture.request(&format!("/{}", fixture.provider), more)).await);
+        through.push(
+            exchange(
+                bench.address,
+                &fixture.request(&format!("/{}", fixture.provider), more),
+            )
+            .await,
+        );
     }
     let recorded = bench.exchanges(expected).await;
-    for (((fixture, direct), through), recorded) in fixtures.iter().zip(&direct).zip(&through).zip(&recorded) {
+    for (((fixture, direct), through), recorded) in
+        fixtures.iter().zip(&direct).zip(&through).zip(&recorded)
+    {
         let id = &fixture.id;
-        assert!(direct.header("x-fixture-id").is_some(), "{id} was not found by the fake provider");
+        assert!(
+            direct.header("x-fixture-id").is_some(),
+            "{id} was not found by the fake provider"
+        );
         same(id, direct, through);
         assert_eq!(recorded.outcome(), ("complete", None), "{id}");
-        assert_eq!(recorded.body(), direct.body, "{id}: the recorded answer is not what came");
+        assert_eq!(
+            recorded.body(),
+            direct.body,
+            "{id}: the recorded answer is not what came"
+        );
         assert_eq!(
             payload(&recorded.request, "request.body").unwrap_or_default(),
             fixture.body,
             "{id}: the recorded request is not what was sent"
         );
-        assert_eq!(recorded.response.attributes["http.response.status_code"], direct.status, "{id}");
+        assert_eq!(
+            recorded.response.attributes["http.response.status_code"], direct.status,
+            "{id}"
+        );
         assert_eq!(recorded.request.session_id.as_deref(), Some("fixtures"));
         let chunks = recorded.chunks();
         assert_eq!(chunks.is_some(), fixture.streaming, "{id}: chunk times");
         if let Some(chunks) = chunks {
-            assert_eq!(chunks.iter().map(|c| c.1).sum::<u64>(), direct.body.len() as u64, "{id}");
-            assert!(chunks.is_sorted_by_key(|c| c.0), "{id}: times run backwards");
+            assert_eq!(
+                chunks.iter().map(|c| c.1).sum::<u64>(),
+                direct.body.len() as u64,
+                "{id}"
+            );
+            assert!(
+                chunks.is_sorted_by_key(|c| c.0),
+                "{id}: times run backwards"
+            );
         }
     }
     let summary = bench.shutdown().await;
-    assert_eq!((summary.requests, summary.responses), (expected as u64, expected as u64));
+    assert_eq!(
+        (summary.requests, summary.responses),
+        (expected as u64, expected as u64)
+    );
 }
 
 fn same(id: &str, direct: &Answer, through: &Answer) {
@@ -61,7 +91,10 @@ fn same(id: &str, direct: &Answer, through: &Answer) {
     assert_eq!(direct.reason, through.reason, "{id}");
     assert!(direct.whole && through.whole, "{id}");
     assert_eq!(direct.end_to_end(), through.end_to_end(), "{id}: headers");
-    assert_eq!(direct.body, through.body, "{id}: the bytes are not those of the provider");
+    assert_eq!(
+        direct.body, through.body,
+        "{id}: the bytes are not those of the provider"
+    );
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]

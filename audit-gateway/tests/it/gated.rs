@@ -6,7 +6,9 @@ use std::sync::Arc;
 use async_trait::async_trait;
 use audit_core::Result;
 use audit_core::datakey::KeyRecord;
-use audit_core::store::{Build, Capabilities, Description, Head, Lease, Parts, Query, ReadStore, Row, Store, Tile};
+use audit_core::store::{
+    Build, Capabilities, Description, Head, Lease, Parts, Query, ReadStore, Row, Store, Tile,
+};
 use audit_core::token::Token;
 use audit_tlog::Hash;
 use audit_tlog::tile::TileId;
@@ -21,7 +23,10 @@ pub(crate) struct GatedStore {
 
 impl GatedStore {
     pub(crate) fn new(inner: Arc<dyn Store>) -> Self {
-        Self { inner, open: watch::Sender::new(true) }
+        Self {
+            inner,
+            open: watch::Sender::new(true),
+        }
     }
 
     pub(crate) fn set_open(&self, open: bool) {
@@ -49,7 +54,11 @@ impl ReadStore for GatedStore {
     async fn find(&self, query: &Query) -> Result<Vec<u64>> {
         self.inner.find(query).await
     }
-    async fn token_rows(&self, after: Option<(Token, u64)>, limit: usize) -> Result<Vec<(Token, u64)>> {
+    async fn token_rows(
+        &self,
+        after: Option<(Token, u64)>,
+        limit: usize,
+    ) -> Result<Vec<(Token, u64)>> {
         self.inner.token_rows(after, limit).await
     }
     async fn tile(&self, id: TileId) -> Result<Option<Vec<Hash>>> {
@@ -84,7 +93,11 @@ impl Store for GatedStore {
         self.inner.create(origin).await
     }
     async fn append(&self, build: Build) -> Result<Head> {
-        self.open.subscribe().wait_for(|open| *open).await.expect("the sender is in self");
+        self.open
+            .subscribe()
+            .wait_for(|open| *open)
+            .await
+            .expect("the sender is in self");
         self.inner.append(build).await
     }
     async fn put_checkpoint(&self, size: u64, note: &[u8]) -> Result<()> {

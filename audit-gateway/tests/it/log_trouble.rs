@@ -26,7 +26,9 @@ fn plain() -> Step {
 async fn a_request_that_cannot_be_recorded_does_not_leave() {
     let upstream = Scripted::start(vec![plain()]).await;
     let bench = Bench::start(&upstream.base()).await;
-    bench.faulty.fail(Call::Append, Fault::Before, ErrorKind::Unavailable);
+    bench
+        .faulty
+        .fail(Call::Append, Fault::Before, ErrorKind::Unavailable);
     let answer = exchange(bench.address, &request()).await;
     assert_eq!(answer.status, 503);
     assert_eq!(answer.code(), "audit_log_unavailable");
@@ -35,16 +37,25 @@ async fn a_request_that_cannot_be_recorded_does_not_leave() {
     sleep(SOON).await;
     assert_eq!(upstream.count(), 0, "an unrecorded request left");
     assert!(bench.events().await.is_empty());
-    assert_eq!(bench.notices.lock().unwrap()[0].code, "audit_log_unavailable");
+    assert_eq!(
+        bench.notices.lock().unwrap()[0].code,
+        "audit_log_unavailable"
+    );
     let health = exchange(bench.address, b"GET /-/health HTTP/1.1\r\nHost: h\r\n\r\n").await;
-    assert_eq!((health.status, &health.json()["log"]["appending"]), (503, &"failing".into()));
+    assert_eq!(
+        (health.status, &health.json()["log"]["appending"]),
+        (503, &"failing".into())
+    );
 
     // The log works again, and so does the gateway.
     assert_eq!(exchange(bench.address, &request()).await.status, 200);
     bench.exchange().await;
     assert!(bench.health.log_writable());
     let health = exchange(bench.address, b"GET /-/health HTTP/1.1\r\nHost: h\r\n\r\n").await;
-    assert_eq!((health.status, &health.json()["status"]), (200, &"ok".into()));
+    assert_eq!(
+        (health.status, &health.json()["status"]),
+        (200, &"ok".into())
+    );
 }
 
 #[tokio::test]
@@ -68,7 +79,10 @@ async fn a_log_that_does_not_answer_in_time_is_a_503_and_both_events_follow() {
     let bench = Bench::with(&upstream.base(), |c| c.limits.append_timeout = SOON).await;
     bench.gate.set_open(false);
     let answer = exchange(bench.address, &request()).await;
-    assert_eq!((answer.status, answer.code().as_str()), (503, "audit_log_unavailable"));
+    assert_eq!(
+        (answer.status, answer.code().as_str()),
+        (503, "audit_log_unavailable")
+    );
     bench.gate.set_open(true);
     let recorded = bench.exchange().await;
     assert_eq!(recorded.outcome(), ("error", Some("audit_log_unavailable")));
@@ -78,15 +92,25 @@ async fn a_log_that_does_not_answer_in_time_is_a_503_and_both_events_follow() {
 /// How an answer is framed, and what of it a client may see before the record is durable.
 fn answers() -> Vec<(&'static str, Vec<Step>, &'static str, &'static str)> {
     let head = "HTTP/1.1 200 OK\r\ncontent-type: application/json\r\n";
-    let sse = "HTTP/1.1 200 OK\r\ncontent-type: text/event-stream\r\ntransfer-encoding: chunked\r\n\r\n";
+    let sse =
+        "HTTP/1.1 200 OK\r\ncontent-type: text/event-stream\r\ntransfer-encoding: chunked\r\n\r\n";
     let event = "data: {\"choices\":[{\"index\":0,\"delta\":{\"content\":\"Hi\"}}]}\n\n";
     let chunk = |text: &str| write(&format!("{:x}\r\n{text}\r\n", text.len()));
     let (pause, end) = (Step::Sleep(Duration::from_millis(30)), write("0\r\n\r\n"));
     vec![
-        ("content-length, one piece", vec![write(&format!("{head}content-length: 4\r\n\r\nabcd"))], "", "abcd"),
+        (
+            "content-length, one piece",
+            vec![write(&format!("{head}content-length: 4\r\n\r\nabcd"))],
+            "",
+            "abcd",
+        ),
         (
             "content-length, two pieces",
-            vec![write(&format!("{head}content-length: 4\r\n\r\nab")), pause.clone(), write("cd")],
+            vec![
+                write(&format!("{head}content-length: 4\r\n\r\nab")),
+                pause.clone(),
+                write("cd"),
+            ],
             "ab",
             "abcd",
         ),
@@ -103,10 +127,22 @@ fn answers() -> Vec<(&'static str, Vec<Step>, &'static str, &'static str)> {
             "ab",
             "abcd",
         ),
-        ("without framing", vec![write(&format!("{head}\r\nabcd")), Step::Close], "", "abcd"),
+        (
+            "without framing",
+            vec![write(&format!("{head}\r\nabcd")), Step::Close],
+            "",
+            "abcd",
+        ),
         (
             "events",
-            vec![write(sse), chunk(event), pause.clone(), chunk("data: [DONE]\n\n"), pause, end],
+            vec![
+                write(sse),
+                chunk(event),
+                pause.clone(),
+                chunk("data: [DONE]\n\n"),
+                pause,
+                end,
+            ],
             event,
             "data: {\"choices\":[{\"index\":0,\"delta\":{\"content\":\"Hi\"}}]}\n\ndata: [DONE]\n\n",
         ),
@@ -114,14 +150,19 @@ fn answers() -> Vec<(&'static str, Vec<Step>, &'static str, &'static str)> {
 }
 
 fn chat() -> Vec<u8> {
-    post("/openai/v1/chat/completions", "", b"{\"model\":\"m\",\"stream\":true}")
+    post(
+        "/openai/v1/chat/completions",
+        "",
+        b"{\"model\":\"m\",\"stream\":true}",
+    )
 }
 
 #[tokio::test]
 async fn the_end_of_an_answer_waits_for_its_record() {
     for (name, script, before, all) in answers() {
         let go = Arc::new(Notify::new());
-        let mut upstream = Scripted::start([vec![Step::Wait(Arc::clone(&go))], script].concat()).await;
+        let mut upstream =
+            Scripted::start([vec![Step::Wait(Arc::clone(&go))], script].concat()).await;
         let bench = Bench::start(&upstream.base()).await;
         let mut client = Client::connect(bench.address).await;
         client.write(&chat()).await;
@@ -131,18 +172,16 @@ async fn the_end_of_an_answer_waits_for_its_record() {
         let mut answer = client.head().await.unwrap();
         // Whatever comes before the gate opens must be less than the whole.
         drop(timeout(SOON, client.rest(&mut answer)).await);
-        assert!(!answer.whole, "{name}: the answer ended before its record was durable");
+        assert!(
+            !answer.whole,
+            "{name}: the answer ended before its record was durable"
+        );
         if answer.header("transfer-encoding").is_some() {
             assert_eq!(String::from_utf8_lossy(&answer.body), before, "{name}");
         }
         bench.gate.set_open(true);
-        if answer.header("transfer-encoding").is_some() {
-            client.rest(&mut answer).await;
-            assert_eq!(String::from_utf8_lossy(&answer.body), all, "{name}");
-        } else {
-            client.rest(&mut answer).await;
-            assert_eq!(String::from_utf8_lossy(&answer.body), all, "{name}");
-        }
+        client.rest(&mut answer).await;
+        assert_eq!(String::from_utf8_lossy(&answer.body), all, "{name}");
         assert!(answer.whole, "{name}");
         let recorded = bench.exchange().await;
         assert_eq!(recorded.body(), all.as_bytes(), "{name}");
@@ -154,9 +193,14 @@ async fn the_end_of_an_answer_waits_for_its_record() {
 async fn an_answer_that_cannot_be_recorded_has_no_end_and_is_recorded_later() {
     for (name, script, before, all) in answers() {
         for fault in [Fault::Before, Fault::After] {
-            let kind = if fault == Fault::Before { ErrorKind::Unavailable } else { ErrorKind::Unknown };
+            let kind = if fault == Fault::Before {
+                ErrorKind::Unavailable
+            } else {
+                ErrorKind::Unknown
+            };
             let go = Arc::new(Notify::new());
-            let mut upstream = Scripted::start([vec![Step::Wait(Arc::clone(&go))], script.clone()].concat()).await;
+            let mut upstream =
+                Scripted::start([vec![Step::Wait(Arc::clone(&go))], script.clone()].concat()).await;
             let bench = Bench::start(&upstream.base()).await;
             let mut client = Client::connect(bench.address).await;
             client.write(&chat()).await;
@@ -165,7 +209,10 @@ async fn an_answer_that_cannot_be_recorded_has_no_end_and_is_recorded_later() {
             go.notify_one();
             let answer = client.answer().await.unwrap();
             if fault == Fault::Before {
-                assert!(!answer.whole, "{name}: an unrecorded answer came to a clean end");
+                assert!(
+                    !answer.whole,
+                    "{name}: an unrecorded answer came to a clean end"
+                );
                 assert_eq!(String::from_utf8_lossy(&answer.body), before, "{name}");
             }
             let recorded = bench.exchange().await;
@@ -192,7 +239,10 @@ async fn an_answer_without_a_body_waits_as_a_whole() {
         upstream.requests.recv().await.unwrap();
         bench.gate.set_open(false);
         go.notify_one();
-        assert!(timeout(SOON, client.head()).await.is_err(), "{head:?} came before its record");
+        assert!(
+            timeout(SOON, client.head()).await.is_err(),
+            "{head:?} came before its record"
+        );
         bench.gate.set_open(true);
         let answer = client.answer().await.unwrap();
         assert!(answer.whole);
@@ -208,11 +258,22 @@ async fn a_record_that_is_given_up_is_told_to_the_operator() {
     let mut client = Client::connect(bench.address).await;
     client.write(&request()).await;
     upstream.requests.recv().await.unwrap();
-    bench.faulty.fail_times(Call::Append, 0, 1000, Fault::Before, ErrorKind::Unavailable);
+    bench
+        .faulty
+        .fail_times(Call::Append, 0, 1000, Fault::Before, ErrorKind::Unavailable);
     go.notify_one();
     assert!(!client.answer().await.unwrap().whole);
     let notices = Arc::clone(&bench.notices);
     let summary = bench.shutdown().await;
-    assert_eq!((summary.requests, summary.responses, summary.unrecorded), (1, 0, 1));
-    assert!(notices.lock().unwrap().iter().any(|n| n.code == "response_lost"));
+    assert_eq!(
+        (summary.requests, summary.responses, summary.unrecorded),
+        (1, 0, 1)
+    );
+    assert!(
+        notices
+            .lock()
+            .unwrap()
+            .iter()
+            .any(|n| n.code == "response_lost")
+    );
 }

@@ -1,5 +1,11 @@
 //! The gateway between a raw HTTP client and upstreams that are real, recorded, or scripted to misbehave.
 
+#![expect(
+    clippy::unwrap_used,
+    clippy::print_stdout,
+    reason = "helpers of tests are tests too, and a skipped suite says so"
+)]
+
 mod client;
 mod fake;
 mod gated;
@@ -13,3 +19,4 @@ mod protocol;
 mod relay;
 mod secrets;
 mod stopping;
+mod tls;

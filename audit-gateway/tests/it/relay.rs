@@ -9,7 +9,8 @@ use crate::client::{Client, exchange, post};
 use crate::scripted::{Scripted, Step, write};
 use crate::support::{Bench, payload};
 
-const SSE: &str = "HTTP/1.1 200 OK\r\ncontent-type: text/event-stream\r\ntransfer-encoding: chunked\r\n\r\n";
+const SSE: &str =
+    "HTTP/1.1 200 OK\r\ncontent-type: text/event-stream\r\ntransfer-encoding: chunked\r\n\r\n";
 
 #[tokio::test]
 async fn headers_pass_with_case_and_order_but_those_of_one_connection() {
@@ -36,9 +37,23 @@ async fn headers_pass_with_case_and_order_but_those_of_one_connection() {
             upstream.address
         )
     );
-    assert_eq!((answer.status, answer.reason.as_str()), (201, "Very Created"));
-    let lines: Vec<_> = answer.headers.iter().map(|(n, v)| (n.as_str(), v.as_str())).collect();
-    let expected = [("X-B", "1"), ("X-b", "3"), ("Date", "then"), ("x-a", "2"), ("Content-Length", "2"), ("X-Latin", "caf\u{e9}")];
+    assert_eq!(
+        (answer.status, answer.reason.as_str()),
+        (201, "Very Created")
+    );
+    let lines: Vec<_> = answer
+        .headers
+        .iter()
+        .map(|(n, v)| (n.as_str(), v.as_str()))
+        .collect();
+    let expected = [
+        ("X-B", "1"),
+        ("X-b", "3"),
+        ("Date", "then"),
+        ("x-a", "2"),
+        ("Content-Length", "2"),
+        ("X-Latin", "caf\u{e9}"),
+    ];
     assert_eq!(lines, expected);
 }
 
@@ -50,11 +65,18 @@ async fn trailers_pass_and_are_recorded() {
     )])
     .await;
     let bench = Bench::start(&upstream.base()).await;
-    let answer = exchange(bench.address, &post("/openai/v1/responses", "TE: trailers\r\n", b"{}")).await;
+    let answer = exchange(
+        bench.address,
+        &post("/openai/v1/responses", "TE: trailers\r\n", b"{}"),
+    )
+    .await;
     assert!(answer.whole);
     assert_eq!(answer.trailers, [("x-sum".to_owned(), "6".to_owned())]);
     let recorded = bench.exchange().await;
-    assert_eq!(recorded.response.attributes["http.response.trailer"], serde_json::json!([["x-sum", "6"]]));
+    assert_eq!(
+        recorded.response.attributes["http.response.trailer"],
+        serde_json::json!([["x-sum", "6"]])
+    );
 }
 
 #[tokio::test]
@@ -66,8 +88,15 @@ async fn a_stream_that_stays_open_behind_its_last_event_is_ended() {
         Step::Hang,
     ])
     .await;
-    let bench = Bench::with(&upstream.base(), |c| c.limits.terminal_wait = Duration::from_millis(200)).await;
-    let answer = exchange(bench.address, &post("/openai/v1/chat/completions", "", b"{\"stream\":true}")).await;
+    let bench = Bench::with(&upstream.base(), |c| {
+        c.limits.terminal_wait = Duration::from_millis(200);
+    })
+    .await;
+    let answer = exchange(
+        bench.address,
+        &post("/openai/v1/chat/completions", "", b"{\"stream\":true}"),
+    )
+    .await;
     assert!(answer.whole);
     assert_eq!(answer.body, b"data: [DONE]\n\n: late\n\n");
     upstream.closed.notified().await;
@@ -78,8 +107,11 @@ async fn a_stream_that_stays_open_behind_its_last_event_is_ended() {
 
 #[tokio::test]
 async fn an_answer_without_framing_gets_one() {
-    let upstream =
-        Scripted::start(vec![write("HTTP/1.1 200 OK\r\ncontent-type: text/plain\r\n\r\nhello"), Step::Close]).await;
+    let upstream = Scripted::start(vec![
+        write("HTTP/1.1 200 OK\r\ncontent-type: text/plain\r\n\r\nhello"),
+        Step::Close,
+    ])
+    .await;
     let bench = Bench::start(&upstream.base()).await;
     let answer = exchange(bench.address, &post("/openai/x", "", b"{}")).await;
     assert!(answer.whole);
@@ -89,13 +121,19 @@ async fn an_answer_without_framing_gets_one() {
 
 #[tokio::test]
 async fn a_head_request_has_the_length_and_no_body() {
-    let upstream = Scripted::start(vec![write("HTTP/1.1 200 OK\r\ncontent-length: 5\r\n\r\n")]).await;
+    let upstream =
+        Scripted::start(vec![write("HTTP/1.1 200 OK\r\ncontent-length: 5\r\n\r\n")]).await;
     let bench = Bench::start(&upstream.base()).await;
     let mut client = Client::connect(bench.address).await;
     for _ in 0..2 {
-        client.write(b"HEAD /openai/x HTTP/1.1\r\nHost: h\r\n\r\n").await;
+        client
+            .write(b"HEAD /openai/x HTTP/1.1\r\nHost: h\r\n\r\n")
+            .await;
         let head = client.head().await.unwrap();
-        assert_eq!((head.status, head.header("content-length")), (200, Some("5")));
+        assert_eq!(
+            (head.status, head.header("content-length")),
+            (200, Some("5"))
+        );
     }
     for exchange in bench.exchanges(2).await {
         assert_eq!(exchange.outcome(), ("complete", None));
@@ -105,7 +143,12 @@ async fn a_head_request_has_the_length_and_no_body() {
 
 #[tokio::test]
 async fn an_answer_beyond_the_limit_passes_whole_and_its_record_says_what_it_lacks() {
-    let upstream = Scripted::start(vec![write(SSE), write("a\r\n0123456789\r\n"), write("0\r\n\r\n")]).await;
+    let upstream = Scripted::start(vec![
+        write(SSE),
+        write("a\r\n0123456789\r\n"),
+        write("0\r\n\r\n"),
+    ])
+    .await;
     let bench = Bench::with(&upstream.base(), |c| c.limits.response_record_bytes_max = 4).await;
     let answer = exchange(bench.address, &post("/openai/v1/responses", "", b"{}")).await;
     assert_eq!(answer.body, b"0123456789");
@@ -126,12 +169,19 @@ async fn a_client_that_does_not_read_holds_the_provider_back_and_is_let_go_in_th
     const PIECE: usize = 1 << 20;
     const PIECES: usize = 64;
     let mut script = vec![write(SSE)];
-    let piece = [format!("{PIECE:x}\r\n").as_bytes(), &vec![b'x'; PIECE], b"\r\n"].concat();
+    let piece = [
+        format!("{PIECE:x}\r\n").as_bytes(),
+        &vec![b'x'; PIECE],
+        b"\r\n",
+    ]
+    .concat();
     script.extend(std::iter::repeat_n(Step::Write(piece), PIECES));
     script.extend([write("0\r\n\r\n"), Step::Hang]);
     let upstream = Scripted::start(script).await;
-    let bench =
-        Bench::with(&upstream.base(), |c| c.limits.client_stall_timeout = Duration::from_millis(500)).await;
+    let bench = Bench::with(&upstream.base(), |c| {
+        c.limits.client_stall_timeout = Duration::from_millis(500);
+    })
+    .await;
     let mut client = Client::connect(bench.address).await;
     client.write(&post("/openai/v1/responses", "", b"{}")).await;
     client.head().await.unwrap();
@@ -139,7 +189,10 @@ async fn a_client_that_does_not_read_holds_the_provider_back_and_is_let_go_in_th
     assert_eq!(recorded.outcome().0, "cut_by_client");
     let taken = recorded.body().len();
     // What fits into the sockets' buffers on both sides of the gateway, and not what the provider had to say.
-    assert!(taken < PIECES * PIECE / 2, "{taken} bytes were read ahead of the client");
+    assert!(
+        taken < PIECES * PIECE / 2,
+        "{taken} bytes were read ahead of the client"
+    );
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
@@ -157,10 +210,21 @@ async fn fifty_streams_at_once_pass_and_are_recorded_apart() {
         let address = bench.address;
         clients.spawn(async move {
             let headers = format!("x-audit-session: s{n}\r\n");
-            exchange(address, &post("/openai/v1/responses", &headers, format!("{{\"n\":{n}}}").as_bytes())).await
+            exchange(
+                address,
+                &post(
+                    "/openai/v1/responses",
+                    &headers,
+                    format!("{{\"n\":{n}}}").as_bytes(),
+                ),
+            )
+            .await
         });
     }
-    let expected: String = (0..20).map(|n| format!("data: {n:02}\n")).collect();
+    let expected = (0..20)
+        .map(|n| format!("data: {n:02}\n"))
+        .collect::<Vec<_>>()
+        .concat();
     while let Some(answer) = clients.join_next().await {
         let answer = answer.unwrap();
         assert!(answer.whole);
@@ -169,7 +233,10 @@ async fn fifty_streams_at_once_pass_and_are_recorded_apart() {
     for exchange in bench.exchanges(50).await {
         let session = exchange.request.session_id.as_deref().unwrap();
         let body = format!("{{\"n\":{}}}", session.strip_prefix('s').unwrap());
-        assert_eq!(payload(&exchange.request, "request.body"), Some(body.as_bytes()));
+        assert_eq!(
+            payload(&exchange.request, "request.body"),
+            Some(body.as_bytes())
+        );
         assert_eq!(exchange.body(), expected.as_bytes());
         assert_eq!(exchange.outcome(), ("complete", None));
         assert_eq!(exchange.chunks().unwrap().len(), 20);
@@ -178,10 +245,18 @@ async fn fifty_streams_at_once_pass_and_are_recorded_apart() {
 
 #[tokio::test]
 async fn connections_to_the_provider_are_used_again() {
-    let upstream = Scripted::start(vec![write("HTTP/1.1 200 OK\r\ncontent-length: 2\r\n\r\n{}")]).await;
+    let upstream = Scripted::start(vec![write(
+        "HTTP/1.1 200 OK\r\ncontent-length: 2\r\n\r\n{}",
+    )])
+    .await;
     let bench = Bench::start(&upstream.base()).await;
     for _ in 0..3 {
-        assert_eq!(exchange(bench.address, &post("/openai/x", "", b"{}")).await.status, 200);
+        assert_eq!(
+            exchange(bench.address, &post("/openai/x", "", b"{}"))
+                .await
+                .status,
+            200
+        );
         sleep(Duration::from_millis(10)).await;
     }
     assert_eq!(upstream.connections(), 1);

@@ -49,10 +49,22 @@ impl Scripted {
         tokio::spawn(async move {
             while let Ok((stream, _)) = listener.accept().await {
                 counted.fetch_add(1, Ordering::Relaxed);
-                tokio::spawn(serve(stream, script.clone(), sent.clone(), Arc::clone(&noticed), Arc::clone(&collected)));
+                tokio::spawn(serve(
+                    stream,
+                    script.clone(),
+                    sent.clone(),
+                    Arc::clone(&noticed),
+                    Arc::clone(&collected),
+                ));
             }
         });
-        Self { address, requests, closed, seen, connections }
+        Self {
+            address,
+            requests,
+            closed,
+            seen,
+            connections,
+        }
     }
 
     pub(crate) fn base(&self) -> String {
@@ -76,7 +88,9 @@ async fn serve(
     seen: Arc<Mutex<Vec<Vec<u8>>>>,
 ) {
     loop {
-        let Some(request) = read_request(&mut stream).await else { return };
+        let Some(request) = read_request(&mut stream).await else {
+            return;
+        };
         seen.lock().unwrap().push(request.clone());
         drop(sent.send(request));
         for step in &script {
@@ -111,7 +125,11 @@ async fn read_request(stream: &mut TcpStream) -> Option<Vec<u8>> {
                 .find_map(|l| l.strip_prefix("content-length:"))
                 .map_or(0, |l| l.trim().parse().unwrap());
             if request.len() >= at + 4 + length {
-                assert_eq!(request.len(), at + 4 + length, "bytes behind a request: smuggled");
+                assert_eq!(
+                    request.len(),
+                    at + 4 + length,
+                    "bytes behind a request: smuggled"
+                );
                 return Some(request);
             }
         }

@@ -38,22 +38,38 @@ impl Bench {
 
     pub(crate) async fn with(base: &str, change: impl FnOnce(&mut Config)) -> Self {
         let auditor = AuditorKey::random(&System);
-        let keys = Arc::new(KeyRing::generate("example.org/gateway", auditor.public(), &System).unwrap());
+        let keys =
+            Arc::new(KeyRing::generate("example.org/gateway", auditor.public(), &System).unwrap());
         let faulty = FaultyStore::new(Arc::new(MemoryStore::new()));
         let gate = GatedStore::new(Arc::new(faulty.clone()));
-        let log = Log::create(LogOptions::new(Arc::new(gate.clone()), keys)).await.unwrap();
+        let log = Log::create(LogOptions::new(Arc::new(gate.clone()), keys))
+            .await
+            .unwrap();
         let notices = Arc::new(Mutex::new(Vec::new()));
         let heard = Arc::clone(&notices);
-        let mut config = Config::new(Arc::new(move |notice: &Notice| heard.lock().unwrap().push(notice.clone())));
+        let mut config = Config::new(Arc::new(move |notice: &Notice| {
+            heard.lock().unwrap().push(notice.clone());
+        }));
         for name in ["openai", "anthropic"] {
-            config.upstreams.insert(name.to_owned(), Upstream::new(base).unwrap());
+            config
+                .upstreams
+                .insert(name.to_owned(), Upstream::new(base).unwrap());
         }
         change(&mut config);
         let bound = Gateway::bind(config, log.clone()).await.unwrap();
         let (address, health) = (bound.local_addr(), bound.health());
         let (shutdown, down) = oneshot::channel::<()>();
         let serving = tokio::spawn(bound.serve(async move { drop(down.await) }));
-        Self { address, log, faulty, gate, notices, health, shutdown: Some(shutdown), serving: Some(serving) }
+        Self {
+            address,
+            log,
+            faulty,
+            gate,
+            notices,
+            health,
+            shutdown: Some(shutdown),
+            serving: Some(serving),
+        }
     }
 
     /// Begins the gateway's end without waiting for it.
@@ -95,8 +111,9 @@ impl Bench {
             tokio::time::sleep(Duration::from_millis(5)).await;
         }
         let events = self.events().await;
-        let (requests, responses): (Vec<_>, Vec<_>) =
-            events.into_iter().partition(|e| e.kind.as_str() == "llm.request");
+        let (requests, responses): (Vec<_>, Vec<_>) = events
+            .into_iter()
+            .partition(|e| e.kind.as_str() == "llm.request");
         assert_eq!(responses.len(), n, "answers in the log");
         assert_eq!(requests.len(), n, "requests in the log");
         requests
@@ -138,12 +155,17 @@ impl Exchange {
     }
 
     pub(crate) fn chunks(&self) -> Option<Vec<(u64, u64)>> {
-        let chunks: Value = serde_json::from_slice(payload(&self.response, "response.chunks")?).unwrap();
+        let chunks: Value =
+            serde_json::from_slice(payload(&self.response, "response.chunks")?).unwrap();
         let pair = |c: &Value| (c[0].as_u64().unwrap(), c[1].as_u64().unwrap());
         Some(chunks.as_array().unwrap().iter().map(pair).collect())
     }
 }
 
 pub(crate) fn payload<'e>(event: &'e Event, name: &str) -> Option<&'e [u8]> {
-    event.payloads.iter().find(|p| p.name == name).map(|p| p.bytes.as_slice())
+    event
+        .payloads
+        .iter()
+        .find(|p| p.name == name)
+        .map(|p| p.bytes.as_slice())
 }
