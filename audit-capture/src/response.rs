@@ -48,9 +48,9 @@ impl Outcome {
     pub fn as_str(self) -> &'static str {
         match self {
             Self::Complete => "complete",
-            Self::UpstreamCut => "upstream_cut",
-            Self::ClientGone => "client_gone",
-            Self::Stopped => "stopped",
+            Self::UpstreamCut => "cut_by_provider",
+            Self::ClientGone => "cut_by_client",
+            Self::Stopped => "cut_by_gateway",
         }
     }
 }

@@ -31,11 +31,11 @@ pub struct MacChain {
 }
 
 fn derive(key: &SecretKey, info: &str) -> SecretKey {
-    let mut out = [0; 32];
-    Hkdf::<Sha256>::new(None, key.expose())
-        .expand(&label(info), &mut out)
-        .expect("32 bytes are within what HKDF-SHA256 gives");
-    SecretKey::new(out)
+    SecretKey::filled(|out| {
+        Hkdf::<Sha256>::new(None, key.expose())
+            .expand(&label(info), out)
+            .expect("32 bytes are within what HKDF-SHA256 gives");
+    })
 }
 
 impl MacChain {
@@ -230,11 +230,11 @@ impl AuditorKey {
         )
         .map_err(|e| failed().because(e.to_string()))?;
         let plain = zeroize::Zeroizing::new(plain);
-        let bytes: [u8; 32] = plain
+        let bytes: &[u8; 32] = plain
             .as_slice()
             .try_into()
             .map_err(|e: std::array::TryFromSliceError| failed().because(e))?;
-        Ok(SecretKey::new(bytes))
+        Ok(SecretKey::filled(|key| key.copy_from_slice(bytes)))
     }
 }
 

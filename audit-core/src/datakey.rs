@@ -145,13 +145,13 @@ impl DataKey {
         }
         let plain = aead::open(&under.key, &record.associated_data(origin), &record.wrapped)
             .ok_or_else(failed)?;
-        let bytes: [u8; 32] = plain
+        let bytes: &[u8; 32] = plain
             .as_slice()
             .try_into()
             .map_err(|e: std::array::TryFromSliceError| failed().because(e))?;
         Ok(Self {
             id: record.id,
-            key: SecretKey::new(bytes),
+            key: SecretKey::filled(|key| key.copy_from_slice(bytes)),
         })
     }
 }

@@ -20,8 +20,13 @@ impl SecretKey {
     /// A new random key.
     #[must_use]
     pub fn random(ids: &dyn IdSource) -> Self {
+        Self::filled(|key| ids.fill(key))
+    }
+
+    /// A key that `fill` writes in place, so that no copy of it is left behind.
+    pub(crate) fn filled(fill: impl FnOnce(&mut [u8; 32])) -> Self {
         let mut key = Self([0; 32]);
-        ids.fill(&mut key.0);
+        fill(&mut key.0);
         key
     }
 

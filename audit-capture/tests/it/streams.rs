@@ -154,7 +154,7 @@ fn a_broken_stream_loses_what_it_had() {
     );
     assert_eq!(facts.tool_calls[0].arguments, "{\"a\"");
     let attributes = facts.attributes();
-    assert_eq!(attributes["error.type"], "upstream_cut");
+    assert_eq!(attributes["error.type"], "cut_by_provider");
     assert_eq!(attributes["audit.response.complete"], false);
 }
 

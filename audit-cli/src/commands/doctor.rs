@@ -8,6 +8,7 @@ use audit_core::keyring::{KeyRing, KeyUri};
 use audit_core::log::{StateFile, rollback_check};
 use audit_core::store::{Parts, ReadStore};
 
+use crate::commands::init::AUDITOR_FILE;
 use crate::context::{Context, now, passphrases};
 use crate::error::{Result, chain};
 use crate::output;
@@ -76,6 +77,7 @@ pub(crate) async fn run(context: &Context) -> Result<u8> {
     if let Some(store) = &store {
         log(context, &**store, keys.as_ref(), &mut findings).await?;
     }
+    auditor(context, &mut findings)?;
     space(context, &mut findings)?;
     output::note(&format!(
         "{} failed, {} warnings",
@@ -107,6 +109,15 @@ fn keys(context: &Context, findings: &mut Findings) -> Result<Option<KeyRing>> {
     match KeyRing::load(&uri, &passphrases()) {
         Ok(keys) => {
             Findings::ok("keys", &format!("open; log {}", keys.origin()))?;
+            if let KeyUri::File(path) = &uri
+                && std::fs::read(path).is_ok_and(|bytes| is_plain(&bytes))
+            {
+                findings.warn(
+                    "keys",
+                    "the key ring is not sealed with a passphrase",
+                    "whoever reads the file holds the log's keys; keep it on an encrypted disk, or use keyring:",
+                )?;
+            }
             if matches!(uri, KeyUri::Env(_)) {
                 findings.warn(
                     "keys",
@@ -125,6 +136,25 @@ fn keys(context: &Context, findings: &mut Findings) -> Result<Option<KeyRing>> {
             Ok(None)
         }
     }
+}
+
+/// Whether a ring file holds its keys in the clear; it was just read as a ring, so its shape is known.
+fn is_plain(bytes: &[u8]) -> bool {
+    serde_json::from_slice::<serde_json::Value>(bytes).is_ok_and(|file| !file["ring"].is_null())
+}
+
+/// The auditor's private key should have been carried away.
+fn auditor(context: &Context, findings: &mut Findings) -> Result<()> {
+    let folder = context.settings.file.as_deref().and_then(Path::parent);
+    let path = folder.unwrap_or(Path::new("")).join(AUDITOR_FILE);
+    if path.exists() {
+        findings.warn(
+            "auditor key",
+            &format!("{} is still on this host", path.display()),
+            "move it to the auditor; as long as it is here, who takes this host over can rewrite closed epochs",
+        )?;
+    }
+    Ok(())
 }
 
 async fn store(

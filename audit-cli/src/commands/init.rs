@@ -18,7 +18,7 @@ use crate::context::StoreUrl;
 use crate::error::{CliError, Result};
 use crate::output;
 
-const AUDITOR_FILE: &str = "audit-trail-auditor.key";
+pub(super) const AUDITOR_FILE: &str = "audit-trail-auditor.key";
 
 /// What the new log is to be.
 pub(crate) struct Wanted {
