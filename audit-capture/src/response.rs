@@ -275,13 +275,10 @@ impl ResponseFacts {
             self.tool_calls
                 .iter()
                 .map(|call| {
-                    let mut pair = Map::new();
-                    for (name, value) in [("id", &call.id), ("name", &call.name)] {
-                        if let Some(value) = value {
-                            pair.insert(name.to_owned(), Value::from(value.as_str()));
-                        }
-                    }
-                    Value::Object(pair)
+                    let mut named = call.attributes();
+                    // The event is about the answer; the call is carried out by whoever gets it.
+                    named.remove("gen_ai.operation.name");
+                    Value::Object(named)
                 })
                 .collect(),
         );

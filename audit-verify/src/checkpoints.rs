@@ -6,8 +6,8 @@ use audit_core::{Error, Result};
 use audit_tlog::checkpoint::{self, Checkpoint, CheckpointError};
 use audit_tlog::note::NoteError;
 
-use crate::{Evidence, Policy};
 use crate::verdict::{Check, Verdict, describe};
+use crate::{Evidence, Policy};
 
 /// Checkpoints read at once; a signed note may have up to 1 MiB.
 const PAGE: usize = 16;
@@ -38,7 +38,9 @@ impl Checkpoints {
             self.done = page.is_empty();
             for (size, note) in page.into_iter().take(PAGE) {
                 if size <= self.after {
-                    return Err(Error::corrupt("checkpoints are not in the order of their sizes"));
+                    return Err(Error::corrupt(
+                        "checkpoints are not in the order of their sizes",
+                    ));
                 }
                 self.after = size;
                 self.page.push_back((size, note));
@@ -48,7 +50,11 @@ impl Checkpoints {
     }
 
     /// Takes the next checkpoint.
-    pub(crate) fn take(&mut self, policy: &Policy<'_>, verdict: &mut Verdict) -> Option<(u64, Looked)> {
+    pub(crate) fn take(
+        &mut self,
+        policy: &Policy<'_>,
+        verdict: &mut Verdict,
+    ) -> Option<(u64, Looked)> {
         let (size, note) = self.page.pop_front()?;
         verdict.counts.checkpoints += 1;
         let looked = match checkpoint::open(&note, policy.vkey.name(), &policy.vkey) {
@@ -60,7 +66,10 @@ impl Checkpoints {
                 verdict.find(
                     Check::Checkpoints,
                     None,
-                    format!("the checkpoint kept for size {size} is of size {}", checkpoint.size),
+                    format!(
+                        "the checkpoint kept for size {size} is of size {}",
+                        checkpoint.size
+                    ),
                 );
                 Looked::Wrong
             }

@@ -67,7 +67,11 @@ impl<'a> Contents<'a> {
                     None => entry.tokens.as_ref().map_or(0, |t| t.count) == count,
                 };
                 if !same {
-                    verdict.find(Check::Content, index, "the tokens are not those of the content");
+                    verdict.find(
+                        Check::Content,
+                        index,
+                        "the tokens are not those of the content",
+                    );
                 }
             }
         }
@@ -84,7 +88,13 @@ impl<'a> Contents<'a> {
         }
     }
 
-    fn unwrap(&mut self, id: Uuid, index: u64, evidence: &dyn Evidence, verdict: &mut Verdict) -> bool {
+    fn unwrap(
+        &mut self,
+        id: Uuid,
+        index: u64,
+        evidence: &dyn Evidence,
+        verdict: &mut Verdict,
+    ) -> bool {
         let record = match evidence.key(id) {
             Ok(Some(record)) => record,
             Ok(None) => {
@@ -94,7 +104,10 @@ impl<'a> Contents<'a> {
             }
             Err(e) => {
                 verdict.failed_read(Check::Content, &e.at(index));
-                verdict.not_checked(Check::Content, format!("index {index}: data key {id} could not be read"));
+                verdict.not_checked(
+                    Check::Content,
+                    format!("index {index}: data key {id} could not be read"),
+                );
                 return false;
             }
         };

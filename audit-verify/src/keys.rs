@@ -14,11 +14,17 @@ const NONE: u64 = u64::MAX;
 
 /// What is kept of one data key: about 130 bytes. The only state that grows with the log besides its runs.
 struct Key {
-    digest: Digest,
+    /// `None`: it is used, but no entry introduces it, which is found already.
+    digest: Option<Digest>,
     run: Uuid,
     introduced: u64,
-    /// The last entry that says it is destroyed.
+    /// The first entry that says it is destroyed, and whether a MAC speaks for one that does.
     destroyed: u64,
+    destroyed_mac: bool,
+    /// The last `key.destroyed` without a MAC that excuses what is missing from an entry.
+    excuse: u64,
+    /// A `key.rewrapped` without a MAC that names the present record.
+    rewrapped: u64,
     /// The first entry that misses its parts, and no `key.destroyed` behind it yet.
     parts_absent: u64,
     /// The same of its tokens.
@@ -28,32 +34,52 @@ struct Key {
     seen: bool,
 }
 
+impl Key {
+    fn new(digest: Option<Digest>, run: Uuid, introduced: u64) -> Self {
+        Self {
+            digest,
+            run,
+            introduced,
+            destroyed: NONE,
+            destroyed_mac: false,
+            excuse: NONE,
+            rewrapped: NONE,
+            parts_absent: NONE,
+            tokens_absent: NONE,
+            generation: 0,
+            seen: false,
+        }
+    }
+}
+
 /// The data keys of a log.
 pub(crate) struct Keys {
-    keys: HashMap<Uuid, Key>,
+    by_id: HashMap<Uuid, Key>,
     used_destroyed: u64,
-    damaged: bool,
+    /// Why an entry that can't be read might explain what is missing.
+    incomplete: Option<String>,
 }
 
 impl Keys {
     pub(crate) fn new() -> Self {
         Self {
-            keys: HashMap::new(),
+            by_id: HashMap::new(),
             used_destroyed: 0,
-            damaged: false,
+            incomplete: None,
         }
     }
 
-    /// An entry could not be decoded: which keys it introduced is not known.
-    pub(crate) fn damaged(&mut self) {
-        self.damaged = true;
+    /// Some entry could not be read: what it says of data keys is not known, so nothing is found that it may explain.
+    pub(crate) fn incomplete(&mut self, why: impl FnOnce() -> String) {
+        self.incomplete.get_or_insert_with(why);
     }
 
     pub(crate) fn len(&self) -> u64 {
-        self.keys.len() as u64
+        self.by_id.len() as u64
     }
 
-    pub(crate) fn check(&mut self, index: u64, entry: &Entry, verdict: &mut Verdict) {
+    /// Checks what an entry says of data keys; `mac`: its MAC is known to be right.
+    pub(crate) fn check(&mut self, index: u64, entry: &Entry, mac: bool, verdict: &mut Verdict) {
         for introduced in entry.keys.iter().flatten() {
             if !self.introduce(index, entry.run, introduced) {
                 verdict.find(
@@ -64,67 +90,72 @@ impl Keys {
             }
         }
         if let Some(id) = entry.key {
-            match self.keys.get(&id) {
-                None if self.damaged => {}
-                None => verdict.find(
-                    Check::Keys,
-                    Some(index),
-                    format!("no entry up to here introduces data key {id}, which sealed this one"),
-                ),
+            match self.by_id.get(&id) {
+                None => {
+                    if self.incomplete.is_none() {
+                        verdict.find(
+                            Check::Keys,
+                            Some(index),
+                            format!("no entry up to here introduces data key {id}, which sealed this one"),
+                        );
+                    }
+                    // Once is enough.
+                    self.by_id.insert(id, Key::new(None, entry.run, index));
+                }
                 Some(key) => {
                     if key.run != entry.run {
                         verdict.find(
                             Check::Keys,
                             Some(index),
-                            format!("data key {id} belongs to run {}, not to this entry's", key.run),
+                            format!(
+                                "data key {id} belongs to run {}, not to this entry's",
+                                key.run
+                            ),
                         );
                     }
                     self.used_destroyed += u64::from(key.destroyed != NONE);
                 }
             }
         }
-        for unknown in self.log_kinds(index, entry) {
-            if !self.damaged {
+        for unknown in self.log_kinds(index, entry, mac) {
+            if self.incomplete.is_none() {
                 verdict.find(
                     Check::Keys,
                     Some(index),
-                    format!("{} names data key {unknown}, which no entry up to here introduces", entry.kind),
+                    format!(
+                        "{} names data key {unknown}, which no entry up to here introduces",
+                        entry.kind
+                    ),
                 );
             }
         }
     }
 
     fn introduce(&mut self, index: u64, run: Uuid, introduced: &KeyDigest) -> bool {
-        if self.keys.contains_key(&introduced.id) {
+        if self.by_id.contains_key(&introduced.id) {
             return false;
         }
-        self.keys.insert(
-            introduced.id,
-            Key {
-                digest: introduced.digest,
-                run,
-                introduced: index,
-                destroyed: NONE,
-                parts_absent: NONE,
-                tokens_absent: NONE,
-                generation: 0,
-                seen: false,
-            },
-        );
+        let key = Key::new(Some(introduced.digest), run, index);
+        self.by_id.insert(introduced.id, key);
         true
     }
 
     /// What `key.destroyed` and `key.rewrapped` say; answers the keys that are not known.
-    fn log_kinds(&mut self, index: u64, entry: &Entry) -> Vec<Uuid> {
+    fn log_kinds(&mut self, index: u64, entry: &Entry, mac: bool) -> Vec<Uuid> {
         let mut unknown = Vec::new();
         let log = entry.log.as_ref();
         match (entry.kind.as_str(), log.and_then(|l| l.keys.as_ref())) {
             (kinds::KEY_DESTROYED, Some(LogKeys::Ids(ids))) => {
                 for id in ids {
-                    match self.keys.get_mut(id) {
+                    match self.by_id.get_mut(id) {
                         None => unknown.push(*id),
                         Some(key) => {
-                            key.destroyed = index;
+                            let excuses = key.parts_absent != NONE || key.tokens_absent != NONE;
+                            if excuses && !mac {
+                                key.excuse = index;
+                            }
+                            key.destroyed = key.destroyed.min(index);
+                            key.destroyed_mac |= mac;
                             key.parts_absent = NONE;
                             key.tokens_absent = NONE;
                         }
@@ -133,10 +164,11 @@ impl Keys {
             }
             (kinds::KEY_REWRAPPED, Some(LogKeys::Records(records))) => {
                 for record in records {
-                    match self.keys.get_mut(&record.id) {
+                    match self.by_id.get_mut(&record.id) {
                         None => unknown.push(record.id),
                         Some(key) => {
-                            key.digest = record.digest;
+                            key.digest = Some(record.digest);
+                            key.rewrapped = if mac { NONE } else { index };
                             key.generation = log.and_then(|l| l.generation).unwrap_or_default();
                         }
                     }
@@ -152,13 +184,13 @@ impl Keys {
         for introduced in entry.keys.iter().flatten() {
             self.introduce(index, entry.run, introduced);
         }
-        self.log_kinds(index, entry);
+        self.log_kinds(index, entry, false);
     }
 
     /// The parts or tokens of an entry are not there: excused if its key is destroyed later. `false`: it has no key
     /// that could excuse it.
     pub(crate) fn absent(&mut self, index: u64, entry: &Entry, check: Check) -> bool {
-        let Some(key) = entry.key.and_then(|id| self.keys.get_mut(&id)) else {
+        let Some(key) = entry.key.and_then(|id| self.by_id.get_mut(&id)) else {
             return false;
         };
         let first = if check == Check::Parts {
@@ -170,9 +202,14 @@ impl Keys {
         true
     }
 
+    /// Why records can't be held against the entries, if they can't.
+    pub(crate) fn why_incomplete(&self) -> Option<&str> {
+        self.incomplete.as_deref()
+    }
+
     /// Whether something is missing that an entry behind the end of the walk might explain.
     pub(crate) fn unexplained(&self) -> bool {
-        self.keys.values().any(|k| {
+        self.by_id.values().any(|k| {
             k.parts_absent != NONE || k.tokens_absent != NONE || (!k.seen && k.destroyed == NONE)
         })
     }
@@ -180,14 +217,23 @@ impl Keys {
     /// Marks a record as there; answers what is wrong with it.
     pub(crate) fn record(&mut self, record: &KeyRecord) -> Result<(), (Option<u64>, String)> {
         let id = record.id;
-        let Some(key) = self.keys.get_mut(&id) else {
-            return Err((None, format!("no entry introduces data key {id}, but there is a record of it")));
+        let Some(key) = self.by_id.get_mut(&id) else {
+            return Err((
+                None,
+                format!("no entry introduces data key {id}, but there is a record of it"),
+            ));
         };
         key.seen = true;
         let wrong = |what: &str| {
-            Err((Some(key.introduced), format!("the record of data key {id} {what}")))
+            Err((
+                Some(key.introduced),
+                format!("the record of data key {id} {what}"),
+            ))
         };
-        if record.digest().digest != key.digest {
+        if key.digest.is_none() {
+            return Ok(());
+        }
+        if Some(record.digest().digest) != key.digest {
             return wrong("is not the one that the entries name");
         }
         if record.run != key.run {
@@ -200,19 +246,35 @@ impl Keys {
     }
 
     /// What is missing, once everything has been read.
-    pub(crate) fn finish(&self, records_read: bool, verdict: &mut Verdict) {
+    pub(crate) fn finish(&self, records_read: bool, follows: bool, verdict: &mut Verdict) {
         let mut kept = 0_u64;
+        // What no checkpoint and no MAC speaks for, anybody who can write to the store may have appended: it excuses
+        // nothing.
+        let covered = verdict.covered.as_ref().map_or(0, |c| c.size);
+        let mut unproven: Option<u64> = None;
         // In the order of the log, so that the first finding is the first in the log.
         let mut missing: Vec<(u64, Check, String)> = Vec::new();
-        for (id, key) in &self.keys {
+        for (id, key) in &self.by_id {
             let destroyed = key.destroyed != NONE;
             verdict.counts.keys_destroyed += u64::from(destroyed);
+            let record_gone = destroyed && !key.seen && !key.destroyed_mac;
+            for (relied_on, index) in [
+                (true, key.excuse),
+                (record_gone, key.destroyed),
+                (key.seen, key.rewrapped),
+            ] {
+                if relied_on && index != NONE && index >= covered {
+                    unproven = Some(unproven.map_or(index, |u| u.min(index)));
+                }
+            }
             kept += u64::from(destroyed && key.seen);
-            if records_read && !key.seen && !destroyed {
+            if records_read && !key.seen && !destroyed && key.digest.is_some() {
                 missing.push((
                     key.introduced,
                     Check::Keys,
-                    format!("the record of data key {id} is missing, and no key.destroyed names it"),
+                    format!(
+                        "the record of data key {id} is missing, and no key.destroyed names it"
+                    ),
                 ));
             }
             for (absent, check, what) in [
@@ -228,9 +290,23 @@ impl Keys {
                 }
             }
         }
+        if let Some(index) = unproven {
+            let why = format!(
+                "what is missing or rewrapped is excused from index {index} on, by entries that no checkpoint commits to \
+                 and no checked MAC speaks for"
+            );
+            verdict.not_checked(Check::Keys, why.clone());
+            verdict.undecide(why);
+        }
         missing.sort_unstable();
         for (index, check, message) in missing {
-            verdict.find(check, Some(index), message);
+            match &self.incomplete {
+                None => verdict.found(check, Some(index), &message, follows),
+                Some(why) => verdict.not_checked(
+                    check,
+                    format!("whether what is missing may be missing: {why}"),
+                ),
+            }
         }
         if kept > 0 {
             verdict.notice(format!(

@@ -80,7 +80,5 @@ mod walk;
 pub use evidence::Evidence;
 pub use policy::{Policy, Progress, Stage};
 pub use single::{ProofRefused, proof};
-pub use verdict::{
-    Check, CheckReport, CheckResult, Counts, Covered, Finding, Outcome, Verdict,
-};
+pub use verdict::{Check, CheckReport, CheckResult, Counts, Covered, Finding, Outcome, Verdict};
 pub use walk::verify;

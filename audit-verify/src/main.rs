@@ -9,7 +9,8 @@ use std::time::Duration;
 
 use audit_core::chain::AuditorKey;
 use audit_core::keyring::{
-    AuditorKeyFile, EnvironmentPassphrase, KdfCost, PASSPHRASE_FILE_VARIABLE, PassphraseSource as _, Protection,
+    AuditorKeyFile, EnvironmentPassphrase, KdfCost, PASSPHRASE_FILE_VARIABLE,
+    PassphraseSource as _, Protection,
 };
 use audit_core::time::{Clock as _, System};
 use audit_tlog::hash::leaf_hash;
@@ -62,7 +63,11 @@ impl Failure {
     }
 
     fn of(what: &str, error: &dyn std::error::Error) -> Self {
-        let mut message = if what.is_empty() { error.to_string() } else { format!("{what}: {error}") };
+        let mut message = if what.is_empty() {
+            error.to_string()
+        } else {
+            format!("{what}: {error}")
+        };
         let mut source = error.source();
         while let Some(cause) = source {
             message.push_str(": ");
@@ -101,7 +106,7 @@ fn main() -> ExitCode {
         Err(failure) => {
             let mut text = format!("audit-verify: {}\n", failure.message);
             if let Some(hint) = failure.hint {
-                text.push_str(&format!("hint: {hint}\n"));
+                text.extend(["hint: ", &hint, "\n"]);
             }
             // Nobody is left to tell if standard error is closed.
             drop(std::io::stderr().write_all(text.as_bytes()));
@@ -127,7 +132,9 @@ fn run() -> Result<u8> {
         Some(Short('V') | Long("version")) => {
             print(concat!("audit-verify ", env!("CARGO_PKG_VERSION"), "\n")).map(|()| 0)
         }
-        Some(Value(other)) => Err(Failure::new(format!("no command {other:?}")).hint("audit-verify --help")),
+        Some(Value(other)) => {
+            Err(Failure::new(format!("no command {}", other.display())).hint("audit-verify --help"))
+        }
         Some(other) => Err(other.unexpected().into()),
         None => Err(Failure::new("nothing to do").hint("audit-verify --help")),
     }
@@ -140,7 +147,10 @@ fn read(path: &Path, what: &str, bytes_max: usize) -> Result<Vec<u8>> {
         .and_then(|file| file.take(bytes_max as u64 + 1).read_to_end(&mut bytes))
         .map_err(failed)?;
     if bytes.len() > bytes_max {
-        return Err(Failure::new(format!("{what} {} has more than {bytes_max} bytes", path.display())));
+        return Err(Failure::new(format!(
+            "{what} {} has more than {bytes_max} bytes",
+            path.display()
+        )));
     }
     Ok(bytes)
 }
@@ -148,7 +158,7 @@ fn read(path: &Path, what: &str, bytes_max: usize) -> Result<Vec<u8>> {
 fn vkey(value: OsString) -> Result<VerifierKey> {
     let value = value
         .into_string()
-        .map_err(|_| Failure::new("--vkey is not text"))?;
+        .map_err(|value| Failure::new(format!("--vkey {} is not text", value.display())))?;
     let text = match value.strip_prefix('@') {
         None => value,
         Some(path) => {
@@ -157,13 +167,17 @@ fn vkey(value: OsString) -> Result<VerifierKey> {
         }
     };
     text.trim_ascii().parse().map_err(|e| {
-        Failure::of("--vkey", &e).hint("it looks like ORIGIN+8 hexadecimal digits+base64; the log's operator publishes it")
+        Failure::of("--vkey", &e).hint(
+            "it looks like ORIGIN+8 hexadecimal digits+base64; the log's operator publishes it",
+        )
     })
 }
 
 /// `90s`, `15m`, `6h`, `2d`.
 fn duration(value: &OsString) -> Result<Duration> {
-    let wrong = || Failure::new(format!("{value:?} is not a time")).hint("write 90s, 15m, 6h or 2d");
+    let wrong = || {
+        Failure::new(format!("{} is not a time", value.display())).hint("write 90s, 15m, 6h or 2d")
+    };
     let text = value.to_str().ok_or_else(wrong)?;
     let digits = text.trim_end_matches(|c: char| c.is_ascii_alphabetic());
     let unit = match text.strip_prefix(digits).unwrap_or_default() {
@@ -173,8 +187,11 @@ fn duration(value: &OsString) -> Result<Duration> {
         "d" => 86_400,
         _ => return Err(wrong()),
     };
-    let number: u64 = digits.parse().map_err(|_| wrong())?;
-    number.checked_mul(unit).map(Duration::from_secs).ok_or_else(wrong)
+    let number: u64 = digits.parse().ok().ok_or_else(wrong)?;
+    number
+        .checked_mul(unit)
+        .map(Duration::from_secs)
+        .ok_or_else(wrong)
 }
 
 fn auditor_key(path: &Path) -> Result<AuditorKey> {
@@ -202,12 +219,18 @@ fn log(args: &mut lexopt::Parser) -> Result<u8> {
         match arg {
             Value(value) => once(&mut path, PathBuf::from(value), "BUNDLE")?,
             Long("vkey") => once(&mut key, vkey(args.value()?)?, "--vkey")?,
-            Long("auditor-key") => once(&mut auditor, PathBuf::from(args.value()?), "--auditor-key")?,
+            Long("auditor-key") => {
+                once(&mut auditor, PathBuf::from(args.value()?), "--auditor-key")?;
+            }
             Long("checkpoint") => {
                 remembered.push(read(Path::new(&args.value()?), "checkpoint", NOTE_LEN_MAX)?);
             }
             Long("gap-max") => once(&mut gap_max, duration(&args.value()?)?, "--gap-max")?,
-            Long("fresh-within") => once(&mut fresh_within, duration(&args.value()?)?, "--fresh-within")?,
+            Long("fresh-within") => once(
+                &mut fresh_within,
+                duration(&args.value()?)?,
+                "--fresh-within",
+            )?,
             Long("full") => full = true,
             Long("no-parts") => parts = false,
             Long("json") => json = true,
@@ -224,7 +247,8 @@ fn log(args: &mut lexopt::Parser) -> Result<u8> {
     policy.content = parts;
     policy.gap_max = gap_max;
     policy.fresh_within = fresh_within;
-    let file = File::open(&path).map_err(|e| Failure::of(&format!("bundle {}", path.display()), &e))?;
+    let file =
+        File::open(&path).map_err(|e| Failure::of(&format!("bundle {}", path.display()), &e))?;
     let verdict = match bundle::Reader::open(file) {
         Ok(evidence) => verify(&evidence, &policy, &mut ()),
         Err(e) => Verdict::unreadable(&policy, &e),
@@ -248,7 +272,11 @@ fn proof(args: &mut lexopt::Parser) -> Result<u8> {
         }
     }
     let proof = read(&needed(path, "the proof")?, "proof", PROOF_LEN_MAX)?;
-    let entry = read(&needed(entry, "--entry")?, "entry", audit_core::entry::ENTRY_BYTES_MAX)?;
+    let entry = read(
+        &needed(entry, "--entry")?,
+        "entry",
+        audit_core::entry::ENTRY_BYTES_MAX,
+    )?;
     let vkey = needed(key, "--vkey")?;
     let proof = TlogProof::parse(&proof).map_err(|e| Failure::of("the proof can't be read", &e))?;
     match audit_verify::proof(&proof, &entry, &vkey) {
@@ -266,8 +294,15 @@ fn proof(args: &mut lexopt::Parser) -> Result<u8> {
         }
         Err(refused) => {
             let failure = Failure::of("", &refused);
-            let word = if refused.is_contradiction() { "CONTRADICTED" } else { "UNDECIDED" };
-            print(&format!("{word}: {}\npublic key  {vkey}\n", failure.message))?;
+            let word = if refused.is_contradiction() {
+                "CONTRADICTED"
+            } else {
+                "UNDECIDED"
+            };
+            print(&format!(
+                "{word}: {}\npublic key  {vkey}\n",
+                failure.message
+            ))?;
             Ok(if refused.is_contradiction() { 1 } else { 2 })
         }
     }
@@ -284,7 +319,9 @@ fn keygen(args: &mut lexopt::Parser) -> Result<u8> {
         }
     }
     let [private, public] = paths.as_slice() else {
-        return Err(Failure::new("PRIVATE-FILE and PUBLIC-FILE are needed").hint("audit-verify --help"));
+        return Err(
+            Failure::new("PRIVATE-FILE and PUBLIC-FILE are needed").hint("audit-verify --help")
+        );
     };
     let key = AuditorKey::random(&System);
     if sealed {

@@ -15,6 +15,9 @@ use crate::verdict::{Check, Verdict, describe};
 /// Runs that never closed and are listed by name.
 const OPEN_RUNS_MAX: usize = 100;
 
+/// Runs whose sealed key doesn't open and that are told one by one.
+const UNOPENED_MAX: usize = 100;
+
 /// The state of one run: all that is kept of it, whatever its length.
 struct Run {
     seq: u64,
@@ -31,18 +34,21 @@ struct Run {
 
 /// The runs of a log.
 pub(crate) struct Runs {
-    runs: HashMap<Uuid, Run>,
+    by_id: HashMap<Uuid, Run>,
     registered: BTreeSet<(Role, Digest)>,
     /// The index of the last entry that could not be decoded: what it said of its run is not known.
     damaged: Option<u64>,
+    /// Openings whose sealed key doesn't open, though no other auditor is registered.
+    unopened: Vec<(u64, String)>,
 }
 
 impl Runs {
     pub(crate) fn new() -> Self {
         Self {
-            runs: HashMap::new(),
+            by_id: HashMap::new(),
             registered: BTreeSet::new(),
             damaged: None,
+            unopened: Vec::new(),
         }
     }
 
@@ -61,18 +67,21 @@ impl Runs {
         }
     }
 
-    /// Checks the next entry of the log.
+    /// Checks the next entry of the log; answers whether its MAC was checked and is right.
     pub(crate) fn check(
         &mut self,
         index: u64,
         entry: &Entry,
         policy: &Policy<'_>,
         verdict: &mut Verdict,
-    ) {
+    ) -> bool {
         let kind = entry.kind.as_str();
         if (kind == kinds::LOG_OPENED) != (index == 0) {
             let message = if index == 0 {
-                format!("the first entry is of kind {kind}, not {}", kinds::LOG_OPENED)
+                format!(
+                    "the first entry is of kind {kind}, not {}",
+                    kinds::LOG_OPENED
+                )
             } else {
                 format!("{} stands elsewhere than at index 0", kinds::LOG_OPENED)
             };
@@ -87,7 +96,7 @@ impl Runs {
             (Some(_), None) => true,
             (None, _) => false,
         };
-        let known = self.runs.get(&entry.run).map(|r| r.index);
+        let known = self.by_id.get(&entry.run).map(|r| r.index);
         let forgiven = gap_forgiven(known);
         if opens && known.is_none() {
             self.open(index, entry, policy, verdict);
@@ -109,7 +118,7 @@ impl Runs {
                 );
             }
             verdict.counts.runs += 1;
-            self.runs.insert(
+            self.by_id.insert(
                 entry.run,
                 Run {
                     seq: entry.seq,
@@ -128,12 +137,12 @@ impl Runs {
                 Some(index),
                 format!("run {} is opened a second time", entry.run),
             );
-            return;
+            return false;
         }
-        let Some(run) = self.runs.get_mut(&entry.run) else {
-            return;
+        let Some(run) = self.by_id.get_mut(&entry.run) else {
+            return false;
         };
-        Self::step(run, index, entry, forgiven, policy, verdict);
+        Self::step(run, index, entry, forgiven, policy, verdict)
     }
 
     fn open(&mut self, index: u64, entry: &Entry, policy: &Policy<'_>, verdict: &mut Verdict) {
@@ -163,10 +172,12 @@ impl Runs {
             }
         };
         let wrong = match previous {
-            None if self.runs.is_empty() => None,
+            None if self.by_id.is_empty() => None,
             None => Some("names no run before it, though there are some".to_owned()),
-            Some(previous) if self.runs.contains_key(&previous) => None,
-            Some(previous) => Some(format!("names run {previous} before it, which was not opened")),
+            Some(previous) if self.by_id.contains_key(&previous) => None,
+            Some(previous) => Some(format!(
+                "names run {previous} before it, which was not opened"
+            )),
         };
         if let Some(wrong) = wrong
             && self.damaged.is_none()
@@ -186,7 +197,7 @@ impl Runs {
                 Err(_) => self.sealed_to_other(index, entry.run, auditor.public().0, verdict),
             }
         }
-        self.runs.insert(
+        self.by_id.insert(
             entry.run,
             Run {
                 seq: 0,
@@ -202,18 +213,18 @@ impl Runs {
     }
 
     /// A sealed run key that doesn't open: tampering only if it can't be meant for another registered auditor.
-    fn sealed_to_other(&self, index: u64, run: Uuid, ours: Digest, verdict: &mut Verdict) {
-        let auditors = self
-            .registered
-            .range((Role::Auditor, Digest::from([0; 32]))..=(Role::Auditor, Digest::from([0xff; 32])));
+    fn sealed_to_other(&mut self, index: u64, run: Uuid, ours: Digest, verdict: &mut Verdict) {
+        let auditors = self.registered.range(
+            (Role::Auditor, Digest::from([0; 32]))..=(Role::Auditor, Digest::from([0xff; 32])),
+        );
         let only_ours = auditors.clone().count() > 0 && auditors.clone().all(|(_, k)| *k == ours);
         let message = format!("the sealed key of run {run} does not open with the auditor key");
         if only_ours {
-            verdict.find(
-                Check::Mac,
-                Some(index),
-                format!("{message}, the only one that is registered"),
-            );
+            // The origin is bound into the sealed key, so a policy of another log opens none either.
+            if self.unopened.len() < UNOPENED_MAX {
+                self.unopened
+                    .push((index, format!("{message}, the only one that is registered")));
+            }
         } else {
             verdict.not_checked(Check::Mac, message.clone());
             verdict.undecide(message);
@@ -227,7 +238,7 @@ impl Runs {
         forgiven: bool,
         policy: &Policy<'_>,
         verdict: &mut Verdict,
-    ) {
+    ) -> bool {
         let kind = entry.kind.as_str();
         if run.closed {
             verdict.find(
@@ -240,9 +251,12 @@ impl Runs {
             verdict.find(
                 Check::Runs,
                 Some(index),
-                format!("seq {} of run {} stands here a second time, or late", entry.seq, entry.run),
+                format!(
+                    "seq {} of run {} stands here a second time, or late",
+                    entry.seq, entry.run
+                ),
             );
-            return;
+            return false;
         }
         if entry.seq > run.seq {
             if !forgiven {
@@ -289,9 +303,13 @@ impl Runs {
             );
         }
         run.recorded = run.recorded.max(entry.recorded);
+        let mut authentic = false;
         if let Some(chain) = &mut run.chain {
             match chain.verify(entry) {
-                Ok(()) => verdict.count(Check::Mac, 1),
+                Ok(()) => {
+                    authentic = true;
+                    verdict.count(Check::Mac, 1);
+                }
                 Err(e) => {
                     verdict.find(Check::Mac, Some(index), describe(&e));
                     run.chain = None;
@@ -346,7 +364,10 @@ impl Runs {
                     verdict.find(
                         Check::Runs,
                         Some(index),
-                        format!("run {} saw {size} entries where there were {index}", entry.run),
+                        format!(
+                            "run {} saw {size} entries where there were {index}",
+                            entry.run
+                        ),
                     );
                 }
             }
@@ -354,15 +375,10 @@ impl Runs {
         }
         run.seq = entry.seq.saturating_add(1);
         run.index = index;
+        authentic
     }
 
-    fn lose_chain(
-        run: &mut Run,
-        id: Uuid,
-        index: u64,
-        policy: &Policy<'_>,
-        verdict: &mut Verdict,
-    ) {
+    fn lose_chain(run: &mut Run, id: Uuid, index: u64, policy: &Policy<'_>, verdict: &mut Verdict) {
         if run.chain.take().is_some() && policy.auditor.is_some() {
             verdict.not_checked(
                 Check::Mac,
@@ -371,11 +387,16 @@ impl Runs {
         }
     }
 
+    /// The runs that the only registered auditor can't open.
+    pub(crate) fn unopened(&mut self) -> Vec<(u64, String)> {
+        std::mem::take(&mut self.unopened)
+    }
+
     /// Counts the runs and lists those that never closed.
     pub(crate) fn finish(&self, verdict: &mut Verdict) {
-        verdict.count(Check::Runs, self.runs.len() as u64);
+        verdict.count(Check::Runs, self.by_id.len() as u64);
         let mut open: Vec<(u64, Uuid)> = self
-            .runs
+            .by_id
             .iter()
             .filter(|(_, run)| !run.closed)
             .map(|(id, run)| (run.index, *id))
@@ -386,9 +407,13 @@ impl Runs {
             verdict.notice(format!(
                 "{} of {} runs never closed; they go on, or were cut (the last: run {id}, until index {index})",
                 open.len(),
-                self.runs.len()
+                self.by_id.len()
             ));
         }
-        verdict.open_runs = open.into_iter().take(OPEN_RUNS_MAX).map(|(_, id)| id).collect();
+        verdict.open_runs = open
+            .into_iter()
+            .take(OPEN_RUNS_MAX)
+            .map(|(_, id)| id)
+            .collect();
     }
 }

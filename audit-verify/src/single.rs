@@ -25,7 +25,9 @@ impl ProofRefused {
     pub fn is_contradiction(&self) -> bool {
         !matches!(
             self,
-            Self::Proof(TlogProofError::Checkpoint(CheckpointError::Note(NoteError::Unsigned)))
+            Self::Proof(TlogProofError::Checkpoint(CheckpointError::Note(
+                NoteError::Unsigned
+            )))
         )
     }
 }
@@ -53,7 +55,11 @@ impl std::error::Error for ProofRefused {
 /// # Errors
 ///
 /// [`ProofRefused`], which says whether the proof contradicts itself or the key is another.
-pub fn proof(proof: &TlogProof, entry: &[u8], vkey: &VerifierKey) -> Result<Verified<Checkpoint>, ProofRefused> {
+pub fn proof(
+    proof: &TlogProof,
+    entry: &[u8],
+    vkey: &VerifierKey,
+) -> Result<Verified<Checkpoint>, ProofRefused> {
     Entry::decode(entry).map_err(ProofRefused::Entry)?;
     proof
         .verify(&leaf_hash(entry), vkey.name(), vkey)

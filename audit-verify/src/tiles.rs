@@ -99,7 +99,11 @@ impl Tiles {
         if stored.is_none_or(|s| s.id.index != id.index) {
             // A tile that is behind this one's place stays for its own turn; one before it can't be, they are in order
             // and each was taken at its turn.
-            verdict.find(Check::Tiles, Some(first_leaf), format!("stored {id} is missing"));
+            verdict.find(
+                Check::Tiles,
+                Some(first_leaf),
+                format!("stored {id} is missing"),
+            );
             return;
         }
         let Some(stored) = self.cursors[usize::from(id.level)].page.pop_front() else {
@@ -117,7 +121,10 @@ impl Tiles {
                     Some(first_leaf.saturating_add(
                         span(id.level).saturating_mul(u64::from(stored.id.width.min(id.width))),
                     )),
-                    format!("stored {} has width {}, must have {}", id, stored.id.width, id.width),
+                    format!(
+                        "stored {} has width {}, must have {}",
+                        id, stored.id.width, id.width
+                    ),
                 );
             }
         }
@@ -154,7 +161,10 @@ impl Tiles {
 
     fn stop(&mut self, e: &Error, verdict: &mut Verdict) {
         verdict.failed_read(Check::Tiles, e);
-        verdict.not_checked(Check::Tiles, "further tiles: the stored tiles could not be read");
+        verdict.not_checked(
+            Check::Tiles,
+            "further tiles: the stored tiles could not be read",
+        );
         self.stopped = true;
     }
 
@@ -167,7 +177,8 @@ impl Tiles {
         verdict: &mut Verdict,
     ) {
         for level in 0..LEVELS {
-            let index = edge.size().checked_shr(8 * u32::from(level)).unwrap_or(0) / u64::from(TILE_WIDTH);
+            let index =
+                edge.size().checked_shr(8 * u32::from(level)).unwrap_or(0) / u64::from(TILE_WIDTH);
             if let Some(id) = TileId::in_tree(level, index, edge.size()) {
                 let made = Tile {
                     id,
@@ -182,11 +193,17 @@ impl Tiles {
                 Ok(None) => {}
                 Ok(Some(extra)) => {
                     let id = extra.id;
-                    if TileId::in_tree(level, id.index, grown_to()).is_none_or(|now| id.width > now.width) {
+                    if TileId::in_tree(level, id.index, grown_to())
+                        .is_none_or(|now| id.width > now.width)
+                    {
                         verdict.find(
                             Check::Tiles,
                             None,
-                            format!("stored {} is not in a tree of {} entries", plain(&id.to_string()), edge.size()),
+                            format!(
+                                "stored {} is not in a tree of {} entries",
+                                plain(&id.to_string()),
+                                edge.size()
+                            ),
                         );
                     }
                 }

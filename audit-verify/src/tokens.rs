@@ -32,9 +32,11 @@ const EXCLUDED_MAX: usize = 10_000;
 impl TokenSums {
     pub(crate) fn new(indexes: Range<u64>) -> Self {
         let key = SecretKey::random(&System);
-        let prf = Hmac::<Sha256>::new_from_slice(key.expose())
-            .expect("HMAC takes a key of any length");
-        let width = (indexes.end.saturating_sub(indexes.start)).div_ceil(BUCKETS).max(1);
+        let prf =
+            Hmac::<Sha256>::new_from_slice(key.expose()).expect("HMAC takes a key of any length");
+        let width = (indexes.end.saturating_sub(indexes.start))
+            .div_ceil(BUCKETS)
+            .max(1);
         Self {
             prf,
             width,

@@ -2,6 +2,7 @@
 //! (`docs/verdict.md`).
 
 use std::fmt;
+use std::ops::Range;
 
 use audit_core::{Error, ErrorKind};
 use audit_tlog::Hash;
@@ -150,6 +151,8 @@ pub struct Finding {
     pub index: Option<u64>,
     /// What is wrong.
     pub message: String,
+    /// It may only follow from another finding, so it is told behind those that don't.
+    follows: bool,
 }
 
 impl fmt::Display for Finding {
@@ -286,6 +289,7 @@ pub struct Verdict {
     vkey: String,
     pub(crate) size: u64,
     pub(crate) covered: Option<Covered>,
+    pub(crate) unpublished: Option<u64>,
     pub(crate) counts: Counts,
     pub(crate) open_runs: Vec<Uuid>,
     pub(crate) open_runs_total: u64,
@@ -336,6 +340,7 @@ impl Verdict {
             vkey,
             size: 0,
             covered: None,
+            unpublished: None,
             counts: Counts::default(),
             open_runs: Vec::new(),
             open_runs_total: 0,
@@ -358,6 +363,11 @@ impl Verdict {
     }
 
     pub(crate) fn find(&mut self, check: Check, index: Option<u64>, message: impl Into<String>) {
+        self.found(check, index, &message.into(), false);
+    }
+
+    /// A finding that may only follow from another, if `follows`.
+    pub(crate) fn found(&mut self, check: Check, index: Option<u64>, message: &str, follows: bool) {
         let tally = &mut self.tallies[slot(check)];
         tally.findings += 1;
         tally.first_index = match (tally.first_index, index) {
@@ -365,11 +375,11 @@ impl Verdict {
             (a, b) => a.or(b),
         };
         if tally.findings <= FINDINGS_PER_CHECK_MAX as u64 && self.findings.len() < FINDINGS_MAX {
-            let message = plain(&message.into());
             self.findings.push(Finding {
                 check,
                 index,
-                message,
+                message: plain(message),
+                follows,
             });
         }
     }
@@ -388,7 +398,10 @@ impl Verdict {
     }
 
     pub(crate) fn not_checked(&mut self, check: Check, why: impl Into<String>) {
-        push_capped(&mut self.tallies[slot(check)].not_checked, plain(&why.into()));
+        push_capped(
+            &mut self.tallies[slot(check)].not_checked,
+            plain(&why.into()),
+        );
     }
 
     pub(crate) fn undecide(&mut self, why: impl Into<String>) {
@@ -399,10 +412,18 @@ impl Verdict {
         push_capped(&mut self.notices, plain(&text.into()));
     }
 
-    /// Puts the findings into the order of their indexes.
+    /// The least index in a range that any check has found so far.
+    pub(crate) fn first_index_in(&self, range: Range<u64>) -> Option<u64> {
+        self.findings
+            .iter()
+            .filter_map(|f| f.index.filter(|i| range.contains(i)))
+            .min()
+    }
+
+    /// Puts the findings into the order of their indexes, those that may follow from others last.
     pub(crate) fn finish(&mut self) {
         self.findings
-            .sort_by_key(|f| (f.index.unwrap_or(u64::MAX), slot(f.check)));
+            .sort_by_key(|f| (f.follows, f.index.unwrap_or(u64::MAX), slot(f.check)));
     }
 
     /// The answer in one word.
@@ -457,7 +478,7 @@ impl Verdict {
         self.counts
     }
 
-    /// What was found, by index; at most 100, and 10 of each check.
+    /// What was found, by index, with what may only follow from it last; at most 100, and 10 of each check.
     #[must_use]
     pub fn findings(&self) -> &[Finding] {
         &self.findings
@@ -517,11 +538,11 @@ impl Verdict {
         Check::ALL.into_iter().map(|c| self.check(c)).collect()
     }
 
-    /// Entries that no checkpoint commits to.
+    /// Entries that no checkpoint commits to yet; `None` if that can't be said, because the walk stopped or a root is
+    /// wrong.
     #[must_use]
-    pub fn unpublished(&self) -> u64 {
-        self.size
-            .saturating_sub(self.covered.as_ref().map_or(0, |c| c.size))
+    pub fn unpublished(&self) -> Option<u64> {
+        self.unpublished
     }
 
     /// The verdict as JSON (`docs/verdict.md`); the same verdict always gives the same bytes.
@@ -600,7 +621,7 @@ struct VerdictJson<'a> {
     schema: &'static str,
     size: u64,
     undecided: &'a [String],
-    unpublished: u64,
+    unpublished: Option<u64>,
     vkey: &'a str,
 }
 
@@ -633,7 +654,9 @@ struct FindingJson<'a> {
 impl fmt::Display for Verdict {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         let headline = match self.outcome() {
-            Outcome::Held => "HELD: everything that was asked for held; see below for what was not checked",
+            Outcome::Held => {
+                "HELD: everything that was asked for held; see below for what was not checked"
+            }
             Outcome::Contradicted => "CONTRADICTED: the evidence does not hold",
             Outcome::Undecided => "UNDECIDED: whether the evidence holds could not be decided",
         };
@@ -649,8 +672,11 @@ impl fmt::Display for Verdict {
         }
         write!(f, "entries     {}", self.size)?;
         match self.unpublished() {
-            0 => writeln!(f)?,
-            n => writeln!(f, ", of which {n} sequenced and not yet published: no checkpoint commits to them")?,
+            None | Some(0) => writeln!(f)?,
+            Some(n) => writeln!(
+                f,
+                ", of which {n} sequenced and not yet published: no checkpoint commits to them"
+            )?,
         }
         if !self.findings.is_empty() {
             writeln!(f, "\nfound")?;
@@ -673,7 +699,13 @@ impl fmt::Display for Verdict {
         for c in &reports {
             match c.result {
                 CheckResult::Held => {
-                    writeln!(f, "  {:<12} held for {} {}", c.check, c.population, c.check.unit())?;
+                    writeln!(
+                        f,
+                        "  {:<12} held for {} {}",
+                        c.check,
+                        c.population,
+                        c.check.unit()
+                    )?;
                 }
                 CheckResult::Failed {
                     first_index,

@@ -16,6 +16,7 @@ use audit_tlog::hash::leaf_hash;
 use audit_tlog::tile::{EdgeTiles, SIZE_MAX};
 use sha2::{Digest as _, Sha256};
 
+use crate::Evidence;
 use crate::checkpoints::{self, Checkpoints, Looked};
 use crate::content::Contents;
 use crate::keys::Keys;
@@ -24,8 +25,7 @@ use crate::runs::Runs;
 use crate::second_root::SecondRoot;
 use crate::tiles::Tiles;
 use crate::tokens::TokenSums;
-use crate::verdict::{Check, Covered, Verdict, describe};
-use crate::Evidence;
+use crate::verdict::{Check, CheckResult, Covered, Verdict, describe};
 
 /// Rows of a table read at once.
 const PAGE: usize = 4096;
@@ -42,7 +42,11 @@ const CLOCK_AHEAD_MICROS: i64 = 300_000_000;
 ///
 /// Entries are read once, in order. What is kept in memory grows with the runs and the data keys of the log, not with
 /// its entries.
-pub fn verify(evidence: &dyn Evidence, policy: &Policy<'_>, progress: &mut dyn Progress) -> Verdict {
+pub fn verify(
+    evidence: &dyn Evidence,
+    policy: &Policy<'_>,
+    progress: &mut dyn Progress,
+) -> Verdict {
     let mut verdict = Verdict::new(policy.vkey.name(), policy.vkey.to_string());
     let size = match evidence.size() {
         Ok(size) => size,
@@ -159,9 +163,15 @@ impl Walk<'_> {
             v.not_checked(Check::Parts, "stored parts: the evidence came without them");
         }
         match policy.operator {
-            None => v.not_checked(Check::Content, "content against its commitments: no operator's key ring given"),
+            None => v.not_checked(
+                Check::Content,
+                "content against its commitments: no operator's key ring given",
+            ),
             Some(_) if !self.read_parts => {
-                v.not_checked(Check::Content, "content against its commitments: stored parts were not read");
+                v.not_checked(
+                    Check::Content,
+                    "content against its commitments: stored parts were not read",
+                );
             }
             Some(ring) if ring.vkey() != policy.vkey => {
                 let why = "the operator's key ring is of another log";
@@ -178,21 +188,37 @@ impl Walk<'_> {
                 if origin != policy.vkey.name() {
                     self.identity.push((
                         None,
-                        format!("the evidence says that it is of the log {origin:?}, not {:?}", policy.vkey.name()),
+                        format!(
+                            "the evidence says that it is of the log {origin:?}, not {:?}",
+                            policy.vkey.name()
+                        ),
                     ));
                 }
             }
         }
         if self.size > SIZE_MAX {
-            v.find(Check::Index, None, format!("the evidence claims {} entries, more than a tree can have", self.size));
+            v.find(
+                Check::Index,
+                None,
+                format!(
+                    "the evidence claims {} entries, more than a tree can have",
+                    self.size
+                ),
+            );
         }
         if self.size == 0 {
             v.undecide("the log is empty");
         }
         if policy.full {
             // The second root is taken where the greatest checkpoint is, so that both are compared with the same one.
-            let greatest = Checkpoints::greatest_up_to(self.evidence, self.size).unwrap_or_default();
-            let remembered = self.remembered.iter().map(|c| c.size).filter(|s| *s <= self.size).max();
+            let greatest =
+                Checkpoints::greatest_up_to(self.evidence, self.size).unwrap_or_default();
+            let remembered = self
+                .remembered
+                .iter()
+                .map(|c| c.size)
+                .filter(|s| *s <= self.size)
+                .max();
             self.second_at = greatest.max(remembered).unwrap_or(self.size);
         }
     }
@@ -204,7 +230,11 @@ impl Walk<'_> {
 
     /// Walks the entries; `false` if it had to stop before the end.
     fn entries(&mut self, progress: &mut dyn Progress) -> bool {
-        let parts = if self.read_parts { Parts::With } else { Parts::Without };
+        let parts = if self.read_parts {
+            Parts::With
+        } else {
+            Parts::Without
+        };
         let mut end = self.size;
         let mut unreadable: Option<Error> = None;
         self.at_checkpoints();
@@ -228,7 +258,10 @@ impl Walk<'_> {
                 self.verdict.find(
                     Check::Index,
                     Some(self.next),
-                    format!("the entry is missing; the evidence says that it has {}", self.size),
+                    format!(
+                        "the entry is missing; the evidence says that it has {}",
+                        self.size
+                    ),
                 );
                 return self.stop();
             }
@@ -238,9 +271,15 @@ impl Walk<'_> {
                 }
                 if row.index != self.next {
                     let what = if row.index > self.next {
-                        format!("the entry is missing; the next one that is there has index {}", row.index)
+                        format!(
+                            "the entry is missing; the next one that is there has index {}",
+                            row.index
+                        )
                     } else {
-                        format!("an entry with index {} stands where this one must", row.index)
+                        format!(
+                            "an entry with index {} stands where this one must",
+                            row.index
+                        )
                     };
                     self.verdict.find(Check::Index, Some(self.next), what);
                     return self.stop();
@@ -256,19 +295,34 @@ impl Walk<'_> {
         }
         progress.at(Stage::Entries, self.next, self.size);
         if let Some(e) = unreadable {
-            let e = if e.index().is_none() { e.at(self.next) } else { e };
+            let e = if e.index().is_none() {
+                e.at(self.next)
+            } else {
+                e
+            };
             self.verdict.failed_read(Check::Index, &e);
             return self.stop();
         }
-        match self.evidence.rows(self.size..self.size.saturating_add(1), Parts::Without) {
+        match self
+            .evidence
+            .rows(self.size..self.size.saturating_add(1), Parts::Without)
+        {
             Err(e) => self.verdict.failed_read(Check::Index, &e),
             Ok(rows) if rows.is_empty() => {}
             Ok(_) if Self::grown_to(self.evidence, self.size) > self.size => {}
-            Ok(_) => self.verdict.find(
-                Check::Index,
-                Some(self.size),
-                format!("there is an entry behind the end: the evidence says that it has {}", self.size),
-            ),
+            Ok(_) => {
+                self.verdict.find(
+                    Check::Index,
+                    Some(self.size),
+                    format!(
+                        "there is an entry behind the end: the evidence says that it has {}",
+                        self.size
+                    ),
+                );
+                self.keys.incomplete(|| {
+                    format!("the entries from index {} on were not read", self.size)
+                });
+            }
         }
         true
     }
@@ -297,6 +351,7 @@ impl Walk<'_> {
         ] {
             self.verdict.not_checked(check, why.clone());
         }
+        self.keys.incomplete(|| why);
         false
     }
 
@@ -307,7 +362,8 @@ impl Walk<'_> {
             Err(e) => {
                 self.verdict.find(Check::Entry, Some(index), describe(&e));
                 self.runs.damaged(index);
-                self.keys.damaged();
+                self.keys
+                    .incomplete(|| format!("the entry at index {index} could not be read"));
                 self.tokens.exclude(index);
             }
             Ok(entry) => {
@@ -325,7 +381,8 @@ impl Walk<'_> {
             let mut grown_to = || Self::grown_to(evidence, size);
             for tile in self.edge.take_changed() {
                 if tile.id.is_full() {
-                    self.tiles.compare(evidence, &tile, &mut grown_to, &mut self.verdict);
+                    self.tiles
+                        .compare(evidence, &tile, &mut grown_to, &mut self.verdict);
                 }
             }
         }
@@ -340,7 +397,11 @@ impl Walk<'_> {
             ("time", row.columns.time != entry.time),
         ] {
             if differs {
-                v.find(Check::Columns, Some(index), format!("column {what} is not what the entry says"));
+                v.find(
+                    Check::Columns,
+                    Some(index),
+                    format!("column {what} is not what the entry says"),
+                );
             }
         }
         v.count(Check::Columns, 1);
@@ -348,15 +409,18 @@ impl Walk<'_> {
             self.opened(entry);
         }
         let v = &mut self.verdict;
-        self.runs.check(index, entry, self.policy, v);
-        self.keys.check(index, entry, v);
+        let mac = self.runs.check(index, entry, self.policy, v);
+        self.keys.check(index, entry, mac, v);
         self.row_tokens(row, entry);
         if self.read_parts {
             self.row_parts(row, entry);
         }
         let recorded = entry.recorded;
         if let Some(latest) = self.latest {
-            let gap = recorded.as_micros().saturating_sub(latest.as_micros()).max(0);
+            let gap = recorded
+                .as_micros()
+                .saturating_sub(latest.as_micros())
+                .max(0);
             if self.gap.is_none_or(|(longest, _)| gap > longest) {
                 self.gap = Some((gap, index));
             }
@@ -366,7 +430,11 @@ impl Walk<'_> {
                     self.verdict.find(
                         Check::Gaps,
                         Some(index),
-                        format!("{} without a record before this one, allowed are {}", seconds(gap), duration(gap_max)),
+                        format!(
+                            "{} without a record before this one, allowed are {}",
+                            seconds(gap),
+                            duration(gap_max)
+                        ),
                     );
                 }
             }
@@ -382,7 +450,10 @@ impl Walk<'_> {
         if origin != self.policy.vkey.name() {
             self.identity.push((
                 Some(0),
-                format!("the log was opened as {origin:?}, not {:?}", self.policy.vkey.name()),
+                format!(
+                    "the log was opened as {origin:?}, not {:?}",
+                    self.policy.vkey.name()
+                ),
             ));
         }
         let ours: Digest = Hex(self.policy.vkey.public_key());
@@ -405,8 +476,15 @@ impl Walk<'_> {
             (None, None) => {}
             (Some(digest), Some(set)) => {
                 v.count(Check::Tokens, 1);
-                if set.tokens.is_empty() || !set.tokens.is_sorted_by(|a, b| a < b) || set.digest() != *digest {
-                    v.find(Check::Tokens, Some(index), "the tokens are not those that the entry commits to");
+                if set.tokens.is_empty()
+                    || !set.tokens.is_sorted_by(|a, b| a < b)
+                    || set.digest() != *digest
+                {
+                    v.find(
+                        Check::Tokens,
+                        Some(index),
+                        "the tokens are not those that the entry commits to",
+                    );
                     self.tokens.exclude(index);
                     return;
                 }
@@ -417,11 +495,19 @@ impl Walk<'_> {
             }
             (Some(_), None) => {
                 if !self.keys.absent(index, entry, Check::Tokens) {
-                    v.find(Check::Tokens, Some(index), "the tokens are missing, and the entry has no key that could be destroyed");
+                    v.find(
+                        Check::Tokens,
+                        Some(index),
+                        "the tokens are missing, and the entry has no key that could be destroyed",
+                    );
                 }
             }
             (None, Some(_)) => {
-                v.find(Check::Tokens, Some(index), "there are tokens, but the entry has none");
+                v.find(
+                    Check::Tokens,
+                    Some(index),
+                    "there are tokens, but the entry has none",
+                );
                 self.tokens.exclude(index);
             }
         }
@@ -433,7 +519,11 @@ impl Walk<'_> {
         let (content, parts) = match (&entry.content, &row.parts) {
             (None, None) => return,
             (None, Some(_)) => {
-                return v.find(Check::Parts, Some(index), "there are stored parts, but the entry has none");
+                return v.find(
+                    Check::Parts,
+                    Some(index),
+                    "there are stored parts, but the entry has none",
+                );
             }
             (Some(_), None) => {
                 v.counts.erased += 1;
@@ -448,8 +538,13 @@ impl Walk<'_> {
             Ok(split) => split,
             Err(e) => return v.find(Check::Parts, Some(index), describe(&e)),
         };
-        let named = std::iter::once(("content", content.sha256))
-            .chain(entry.payloads.iter().flatten().map(|p| (p.name.as_str(), p.sha256)));
+        let named = std::iter::once(("content", content.sha256)).chain(
+            entry
+                .payloads
+                .iter()
+                .flatten()
+                .map(|p| (p.name.as_str(), p.sha256)),
+        );
         let mut right = true;
         for ((name, sha256), part) in named.zip(split) {
             v.count(Check::Parts, 1);
@@ -458,7 +553,11 @@ impl Walk<'_> {
             let is: Digest = Hex(Sha256::digest(part).into());
             if is != sha256 {
                 right = false;
-                v.find(Check::Parts, Some(index), format!("stored part {name:?} is not the one that the entry commits to"));
+                v.find(
+                    Check::Parts,
+                    Some(index),
+                    format!("stored part {name:?} is not the one that the entry commits to"),
+                );
             }
         }
         if right && let Some(contents) = &mut self.contents {
@@ -475,23 +574,31 @@ impl Walk<'_> {
         while self.checkpoints_readable {
             match self.checkpoints.peek(self.evidence) {
                 Ok(Some(next)) if next <= size => {
-                    if let Some((_, looked)) = self.checkpoints.take(self.policy, &mut self.verdict) {
+                    if let Some((_, looked)) = self.checkpoints.take(self.policy, &mut self.verdict)
+                    {
                         self.looked_at(next, looked);
                     }
                 }
                 Ok(_) => break,
                 Err(e) => {
                     self.verdict.failed_read(Check::Checkpoints, &e);
-                    self.verdict.not_checked(Check::Checkpoints, "further checkpoints: they could not be read");
-                    self.verdict.not_checked(Check::Root, "further checkpoints: they could not be read");
+                    self.verdict.not_checked(
+                        Check::Checkpoints,
+                        "further checkpoints: they could not be read",
+                    );
+                    self.verdict
+                        .not_checked(Check::Root, "further checkpoints: they could not be read");
                     self.checkpoints_readable = false;
                 }
             }
         }
         while self.remembered.front().is_some_and(|c| c.size <= size) {
-            let Some(checkpoint) = self.remembered.pop_front() else { break };
+            let Some(checkpoint) = self.remembered.pop_front() else {
+                break;
+            };
             if checkpoint.size == 0 {
-                self.verdict.notice("a remembered checkpoint is of the empty log, which any log continues");
+                self.verdict
+                    .notice("a remembered checkpoint is of the empty log, which any log continues");
                 continue;
             }
             let is = self.edge.root();
@@ -499,8 +606,12 @@ impl Walk<'_> {
                 self.verdict.count(Check::Remembered, 1);
                 self.covers(checkpoint.size, is, true);
             } else if self.remembered_wrong.is_none() {
-                self.remembered_wrong =
-                    Some(RootWrong { size, should: checkpoint.root, is, good: self.good });
+                self.remembered_wrong = Some(RootWrong {
+                    size,
+                    should: checkpoint.root,
+                    is,
+                    good: self.good,
+                });
             }
         }
     }
@@ -525,8 +636,12 @@ impl Walk<'_> {
                     self.verdict.count(Check::Root, 1);
                     self.covers(size, is, false);
                 } else {
-                    self.root_wrong =
-                        Some(RootWrong { size, should: checkpoint.root, is, good: self.good });
+                    self.root_wrong = Some(RootWrong {
+                        size,
+                        should: checkpoint.root,
+                        is,
+                        good: self.good,
+                    });
                 }
             }
         }
@@ -536,7 +651,11 @@ impl Walk<'_> {
         self.good = size;
         self.covered_latest = self.latest;
         if self.verdict.covered.as_ref().is_none_or(|c| c.size < size) {
-            self.verdict.covered = Some(Covered { size, root, remembered });
+            self.verdict.covered = Some(Covered {
+                size,
+                root,
+                remembered,
+            });
         }
     }
 
@@ -548,7 +667,10 @@ impl Walk<'_> {
             self.verdict.find(
                 Check::SecondRoot,
                 None,
-                format!("two implementations give different roots for the first {} entries", self.second_at),
+                format!(
+                    "two implementations give different roots for the first {} entries",
+                    self.second_at
+                ),
             );
         }
         if self.second_at < self.size {
@@ -564,7 +686,8 @@ impl Walk<'_> {
         let (evidence, size) = (self.evidence, self.size);
         if complete {
             let mut grown_to = || Self::grown_to(evidence, size);
-            self.tiles.finish(evidence, &self.edge, &mut grown_to, &mut self.verdict);
+            self.tiles
+                .finish(evidence, &self.edge, &mut grown_to, &mut self.verdict);
         }
         self.roots();
         self.later_checkpoints(complete);
@@ -572,19 +695,32 @@ impl Walk<'_> {
         if complete {
             self.token_table(progress);
         }
-        self.keys.finish(complete && records, &mut self.verdict);
+        let follows = self.altered();
+        self.keys
+            .finish(complete && records, follows, &mut self.verdict);
         self.verdict.counts.keys = self.keys.len();
         self.runs.finish(&mut self.verdict);
         if let Some(contents) = &self.contents {
             contents.finish(&mut self.verdict);
         }
-        self.conclude();
+        self.conclude(complete);
         self.times();
+    }
+
+    /// Whether some entry is known to be another than it was, so that what it said of data keys is not known.
+    fn altered(&self) -> bool {
+        !self.tiles.leaves.is_empty()
+            || [Check::Root, Check::Remembered]
+                .into_iter()
+                .any(|c| matches!(self.verdict.check(c).result, CheckResult::Failed { .. }))
     }
 
     /// Says where a wrong root comes from, as far as the stored tiles tell.
     fn roots(&mut self) {
-        let wrong = [(Check::Root, self.root_wrong.take()), (Check::Remembered, self.remembered_wrong.take())];
+        let wrong = [
+            (Check::Root, self.root_wrong.take()),
+            (Check::Remembered, self.remembered_wrong.take()),
+        ];
         for (check, wrong) in wrong {
             let Some(wrong) = wrong else { continue };
             let what = if check == Check::Root {
@@ -596,23 +732,34 @@ impl Walk<'_> {
                 "{what} of size {} is {}, that of the entries is {}",
                 wrong.size, wrong.should, wrong.is
             );
+            let known = self.verdict.first_index_in(wrong.good..wrong.size);
             match self.tiles.first_leaf_below(wrong.size) {
                 Some(leaf) => self.verdict.find(
                     check,
                     Some(leaf),
-                    format!("{head}; by the stored tiles the entry at {leaf} is the first that differs"),
+                    format!(
+                        "{head}; by the stored tiles the entry at {leaf} is the first that differs"
+                    ),
                 ),
                 None => self.verdict.find(
                     check,
-                    Some(wrong.good),
-                    format!("{head}; the first bad index lies from {} to {}", wrong.good, wrong.size - 1),
+                    // What another check found in that range is the nearest that can be said.
+                    Some(known.unwrap_or(wrong.good)),
+                    format!(
+                        "{head}; the first bad index lies from {} to {}",
+                        wrong.good,
+                        wrong.size - 1
+                    ),
                 ),
             }
         }
         if self.root_skipped > 0 {
             self.verdict.not_checked(
                 Check::Root,
-                format!("{} later checkpoints: their roots follow from the wrong one", self.root_skipped),
+                format!(
+                    "{} later checkpoints: their roots follow from the wrong one",
+                    self.root_skipped
+                ),
             );
         }
     }
@@ -654,7 +801,13 @@ impl Walk<'_> {
                 }
                 continue;
             }
-            let what = if check == Check::Root { "a checkpoint" } else { "rolled back: a remembered checkpoint" };
+            self.keys
+                .incomplete(|| format!("the entries from index {now} on are missing"));
+            let what = if check == Check::Root {
+                "a checkpoint"
+            } else {
+                "rolled back: a remembered checkpoint"
+            };
             self.verdict.find(
                 check,
                 Some(now),
@@ -675,7 +828,8 @@ impl Walk<'_> {
                 Ok(page) => page,
                 Err(e) => {
                     self.verdict.failed_read(Check::Keys, &e);
-                    self.verdict.not_checked(Check::Keys, "further key records: they could not be read");
+                    self.verdict
+                        .not_checked(Check::Keys, "further key records: they could not be read");
                     return false;
                 }
             };
@@ -684,7 +838,11 @@ impl Walk<'_> {
             }
             for record in page {
                 if after.is_some_and(|after| record.id <= after) {
-                    self.verdict.find(Check::Keys, None, "key records are not in the order of their ids");
+                    self.verdict.find(
+                        Check::Keys,
+                        None,
+                        "key records are not in the order of their ids",
+                    );
                     return false;
                 }
                 after = Some(record.id);
@@ -700,11 +858,22 @@ impl Walk<'_> {
             // On a live store, entries that came since may explain it.
             self.tail();
         }
-        let mut findings: Vec<_> =
-            wrong.values().filter_map(|record| self.keys.record(record).err()).collect();
+        let mut findings: Vec<_> = wrong
+            .values()
+            .filter_map(|record| self.keys.record(record).err())
+            .collect();
         findings.sort_by_key(|(index, _)| index.unwrap_or(u64::MAX));
+        let follows = self.altered();
         for (index, message) in findings {
-            self.verdict.find(Check::Keys, index, message);
+            match self.keys.why_incomplete() {
+                None => self.verdict.found(Check::Keys, index, &message, follows),
+                Some(why) => {
+                    self.verdict.not_checked(
+                        Check::Keys,
+                        format!("records that differ from the entries: {why}"),
+                    );
+                }
+            }
         }
         true
     }
@@ -742,7 +911,8 @@ impl Walk<'_> {
                 Ok(page) => page,
                 Err(e) => {
                     self.verdict.failed_read(Check::TokenRows, &e);
-                    self.verdict.not_checked(Check::TokenRows, "further rows: they could not be read");
+                    self.verdict
+                        .not_checked(Check::TokenRows, "further rows: they could not be read");
                     return;
                 }
             };
@@ -779,7 +949,10 @@ impl Walk<'_> {
             self.verdict.find(
                 Check::TokenRows,
                 None,
-                format!("there are more than {limit} token rows, the entries explain {}", self.token_rows),
+                format!(
+                    "there are more than {limit} token rows, the entries explain {}",
+                    self.token_rows
+                ),
             );
         }
         if let Some(range) = self.tokens.first_difference(self.size)
@@ -824,16 +997,24 @@ impl Walk<'_> {
             let mut all: Vec<(u64, &str, Token)> = missing
                 .into_iter()
                 .map(|(i, t)| (i, "is missing from the token index", t))
-                .chain(extra.into_iter().map(|(i, t)| (i, "is in the token index, but the entry has no such token", t)))
+                .chain(extra.into_iter().map(|(i, t)| {
+                    (
+                        i,
+                        "is in the token index, but the entry has no such token",
+                        t,
+                    )
+                }))
                 .collect();
             all.sort_unstable();
             for (index, what, token) in all {
-                self.verdict.find(Check::TokenRows, Some(index), format!("row {token} {what}"));
+                self.verdict
+                    .find(Check::TokenRows, Some(index), format!("row {token} {what}"));
             }
             return Ok(());
         }
         if Self::grown_to(self.evidence, self.size) > self.size {
-            self.verdict.undecide("the token index changed while the log was being verified; verify again");
+            self.verdict
+                .undecide("the token index changed while the log was being verified; verify again");
         } else {
             self.verdict.find(
                 Check::TokenRows,
@@ -869,13 +1050,21 @@ impl Walk<'_> {
 
     /// Decides what speaks against the identity of the log: a contradiction if the policy's key is this log's, else
     /// nothing can be decided with it.
-    fn conclude(&mut self) {
+    fn conclude(&mut self, complete: bool) {
         let key_known = self.key_known;
         let v = &mut self.verdict;
         for (index, message) in std::mem::take(&mut self.identity) {
             if key_known {
                 v.find(Check::Identity, index, message);
             } else {
+                v.undecide(message);
+            }
+        }
+        for (index, message) in self.runs.unopened() {
+            if key_known {
+                v.find(Check::Mac, Some(index), message);
+            } else {
+                v.not_checked(Check::Mac, message.clone());
                 v.undecide(message);
             }
         }
@@ -896,10 +1085,16 @@ impl Walk<'_> {
         if v.covered.is_none() && v.findings_total() == 0 {
             v.undecide("no checkpoint signed by the policy's key commits to the entries");
         }
-        if let Some(covered) = &v.covered
-            && covered.size < self.size
+        let wrong = |v: &Verdict, c| matches!(v.check(c).result, CheckResult::Failed { .. });
+        if complete && !wrong(v, Check::Root) && !wrong(v, Check::Remembered) {
+            v.unpublished = Some(
+                self.size
+                    .saturating_sub(v.covered.as_ref().map_or(0, |c| c.size)),
+            );
+        }
+        if let (Some(covered), Some(unpublished)) = (&v.covered, v.unpublished)
+            && unpublished > 0
         {
-            let unpublished = self.size - covered.size;
             let by = if self.policy.auditor.is_some() {
                 "only the MAC chains speak for them"
             } else {
@@ -926,29 +1121,48 @@ impl Walk<'_> {
                 Check::Gaps,
                 match self.gap {
                     Some((gap, index)) => {
-                        format!("no limit given; the longest gap is {}, before index {index}", seconds(gap))
+                        format!(
+                            "no limit given; the longest gap is {}, before index {index}",
+                            seconds(gap)
+                        )
                     }
                     None => "no limit given".to_owned(),
                 },
             );
         }
-        let ahead = self
-            .latest
-            .map_or(0, |latest| latest.as_micros().saturating_sub(self.policy.now.as_micros()));
+        let ahead = self.latest.map_or(0, |latest| {
+            latest
+                .as_micros()
+                .saturating_sub(self.policy.now.as_micros())
+        });
         if ahead > CLOCK_AHEAD_MICROS {
-            v.notice(format!("the last record is {} ahead of the verifier's clock", seconds(ahead)));
+            v.notice(format!(
+                "the last record is {} ahead of the verifier's clock",
+                seconds(ahead)
+            ));
         }
-        let Some(within) = self.policy.fresh_within else { return };
+        let Some(within) = self.policy.fresh_within else {
+            return;
+        };
         match (self.covered_latest, &v.covered) {
             (Some(latest), Some(covered)) => {
                 let index = covered.size.saturating_sub(1);
-                let age = self.policy.now.as_micros().saturating_sub(latest.as_micros()).max(0);
+                let age = self
+                    .policy
+                    .now
+                    .as_micros()
+                    .saturating_sub(latest.as_micros())
+                    .max(0);
                 v.count(Check::Fresh, 1);
                 if u128::from(age.unsigned_abs()) > within.as_micros() {
                     v.find(
                         Check::Fresh,
                         Some(index),
-                        format!("the last published record is {} old, allowed are {}", seconds(age), duration(within)),
+                        format!(
+                            "the last published record is {} old, allowed are {}",
+                            seconds(age),
+                            duration(within)
+                        ),
                     );
                 }
             }
@@ -964,4 +1178,3 @@ fn seconds(micros: i64) -> String {
 fn duration(d: Duration) -> String {
     format!("{}.{:03} s", d.as_secs(), d.subsec_millis())
 }
-

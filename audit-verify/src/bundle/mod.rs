@@ -158,7 +158,9 @@ fn parse<T: Serialize + for<'de> Deserialize<'de>>(line: &[u8]) -> Result<T> {
     if written(&value) == line {
         Ok(value)
     } else {
-        Err(Error::corrupt("a line of the bundle is not written in the one way that the format allows"))
+        Err(Error::corrupt(
+            "a line of the bundle is not written in the one way that the format allows",
+        ))
     }
 }
 
@@ -182,12 +184,16 @@ fn bytes_of(text: Option<String>, base64: Option<String>) -> Result<Vec<u8>> {
         (None, Some(base64)) => {
             let bytes = base64_decode(&base64)?;
             if str::from_utf8(&bytes).is_ok() {
-                Err(Error::corrupt("base64 in the bundle stands for what must be written as text"))
+                Err(Error::corrupt(
+                    "base64 in the bundle stands for what must be written as text",
+                ))
             } else {
                 Ok(bytes)
             }
         }
-        _ => Err(Error::corrupt("a line of the bundle has neither text nor base64, or both")),
+        _ => Err(Error::corrupt(
+            "a line of the bundle has neither text nor base64, or both",
+        )),
     }
 }
 
@@ -202,7 +208,12 @@ impl TileLine {
 
     fn tile(&self) -> Result<Tile> {
         let bytes = base64_decode(&self.hashes)?;
-        let wrong = || Error::corrupt(format!("tile {} of level {} in the bundle is malformed", self.index, self.level));
+        let wrong = || {
+            Error::corrupt(format!(
+                "tile {} of level {} in the bundle is malformed",
+                self.index, self.level
+            ))
+        };
         let width = u16::try_from(bytes.len() / Hash::LEN).map_err(|e| wrong().because(e))?;
         let id = TileId::new(self.level, self.index, width).map_err(|e| wrong().because(e))?;
         Tile::decode(id, &bytes).map_err(|e| wrong().because(e))

@@ -13,7 +13,10 @@ use audit_core::{Error, Result};
 use audit_tlog::tile::Tile;
 use uuid::Uuid;
 
-use super::{EndLine, Header, LINE_BYTES_MAX, Line, PARTS_BYTES_MAX, PIECE_BYTES, VERSION, base64_decode, bytes_of, parse};
+use super::{
+    EndLine, Header, LINE_BYTES_MAX, Line, PARTS_BYTES_MAX, PIECE_BYTES, VERSION, base64_decode,
+    bytes_of, parse,
+};
 use crate::Evidence;
 
 /// Every so many lines of a group one offset is kept: 24 bytes per 256 entries.
@@ -58,7 +61,9 @@ fn unreadable(e: std::io::Error) -> Error {
 impl<R: Read + Seek> State<R> {
     fn seek(&mut self, offset: u64) -> Result<()> {
         if offset != self.position {
-            self.file.seek(SeekFrom::Start(offset)).map_err(unreadable)?;
+            self.file
+                .seek(SeekFrom::Start(offset))
+                .map_err(unreadable)?;
             self.position = offset;
         }
         Ok(())
@@ -149,15 +154,20 @@ impl<R: Read + Seek> Reader<R> {
                 return Err(Error::corrupt("the bundle goes on behind its end line"));
             }
             let line = state.line.as_slice();
-            let this = group_of(line).ok_or_else(|| Error::corrupt("a line of the bundle is of no known kind"))?;
+            let this = group_of(line)
+                .ok_or_else(|| Error::corrupt("a line of the bundle is of no known kind"))?;
             if this < group {
-                return Err(Error::corrupt("lines of the bundle are not in the order of their groups"));
+                return Err(Error::corrupt(
+                    "lines of the bundle are not in the order of their groups",
+                ));
             }
             group = this;
             match this {
                 Group::Entries if line.starts_with(PART) => {
                     if count.entries == 0 || !header.parts {
-                        return Err(Error::corrupt("a part line of the bundle belongs to no entry, or must not be there"));
+                        return Err(Error::corrupt(
+                            "a part line of the bundle belongs to no entry, or must not be there",
+                        ));
                     }
                 }
                 Group::Entries => {
@@ -172,7 +182,9 @@ impl<R: Read + Seek> Reader<R> {
                 }
                 Group::Checkpoints => {
                     let Line::Checkpoint(checkpoint) = parse(line)? else {
-                        return Err(Error::corrupt("a checkpoint line of the bundle is malformed"));
+                        return Err(Error::corrupt(
+                            "a checkpoint line of the bundle is malformed",
+                        ));
                     };
                     in_order(&mut last_checkpoint, checkpoint.size, "checkpoints")?;
                     if count.checkpoints.is_multiple_of(SPARSE) {
@@ -209,7 +221,9 @@ impl<R: Read + Seek> Reader<R> {
         match end {
             None => return Err(Error::corrupt("the bundle has no end line: it is cut")),
             Some(said) if said != count => {
-                return Err(Error::corrupt("the bundle has not the lines that its end line counts"));
+                return Err(Error::corrupt(
+                    "the bundle has not the lines that its end line counts",
+                ));
             }
             Some(_) => index.end = count,
         }
@@ -225,7 +239,9 @@ impl<R: Read + Seek> Reader<R> {
         match state.next() {
             Ok(true) => {}
             Ok(false) => return Err(no_bundle()),
-            Err(e) if e.kind() == audit_core::ErrorKind::Corrupt => return Err(no_bundle().because(e)),
+            Err(e) if e.kind() == audit_core::ErrorKind::Corrupt => {
+                return Err(no_bundle().because(e));
+            }
             Err(e) => return Err(e),
         }
         let header: Header = parse(&state.line).map_err(|e| no_bundle().because(e))?;
@@ -268,7 +284,13 @@ impl<R: Read + Seek> Reader<R> {
             parts: None,
         };
         if let Some(length) = length {
-            let read = Self::parts(state, length, parts).map_err(|e| if e.kind() == audit_core::ErrorKind::Corrupt { e.at(number) } else { e })?;
+            let read = Self::parts(state, length, parts).map_err(|e| {
+                if e.kind() == audit_core::ErrorKind::Corrupt {
+                    e.at(number)
+                } else {
+                    e
+                }
+            })?;
             row.parts = (parts == Parts::With).then_some(read);
         }
         Ok(Some(row))
@@ -297,7 +319,9 @@ impl<R: Read + Seek> Reader<R> {
             };
             let piece = base64_decode(&piece)?;
             if piece.len() as u64 != expected {
-                return Err(Error::corrupt("a part line has another length than it must"));
+                return Err(Error::corrupt(
+                    "a part line has another length than it must",
+                ));
             }
             out.extend_from_slice(&piece);
         }
@@ -307,7 +331,9 @@ impl<R: Read + Seek> Reader<R> {
 
 fn in_order<T: PartialOrd>(last: &mut Option<T>, this: T, what: &str) -> Result<()> {
     if last.as_ref().is_some_and(|last| this <= *last) {
-        return Err(Error::corrupt(format!("{what} in the bundle are not in order")));
+        return Err(Error::corrupt(format!(
+            "{what} in the bundle are not in order"
+        )));
     }
     *last = Some(this);
     Ok(())
@@ -346,8 +372,13 @@ impl<R: Read + Seek> Evidence for Reader<R> {
             }
             _ => {
                 let block = range.start / SPARSE;
-                let offset = usize::try_from(block).ok().and_then(|b| self.index.entries.get(b)).copied();
-                let offset = offset.ok_or_else(|| Error::corrupt("the bundle has no such entry").at(range.start))?;
+                let offset = usize::try_from(block)
+                    .ok()
+                    .and_then(|b| self.index.entries.get(b))
+                    .copied();
+                let offset = offset.ok_or_else(|| {
+                    Error::corrupt("the bundle has no such entry").at(range.start)
+                })?;
                 state.seek(offset)?;
                 block * SPARSE
             }
@@ -360,7 +391,9 @@ impl<R: Read + Seek> Evidence for Reader<R> {
             }
             if state.line.starts_with(PART) {
                 // Left over from an entry that says it has fewer.
-                return Err(Error::corrupt("a part line belongs to no entry").at(number.saturating_sub(1)));
+                return Err(
+                    Error::corrupt("a part line belongs to no entry").at(number.saturating_sub(1))
+                );
             }
             if group_of(&state.line) != Some(Group::Entries) {
                 state.seek(offset)?;
@@ -371,7 +404,9 @@ impl<R: Read + Seek> Evidence for Reader<R> {
                 Self::skip_parts(state)?;
                 continue;
             }
-            let Some(row) = self.row(state, number, parts)? else { break };
+            let Some(row) = self.row(state, number, parts)? else {
+                break;
+            };
             bytes += row.entry.len() + row.parts.as_ref().map_or(0, Vec::len) + 256;
             rows.push(row);
             number += 1;
@@ -382,7 +417,9 @@ impl<R: Read + Seek> Evidence for Reader<R> {
 
     fn token_rows(&self, after: Option<(Token, u64)>, limit: usize) -> Result<Vec<(Token, u64)>> {
         let mut rows = Vec::new();
-        let Some(start) = self.index.tokens else { return Ok(rows) };
+        let Some(start) = self.index.tokens else {
+            return Ok(rows);
+        };
         let mut state = self.state();
         let state = &mut *state;
         // Rows are in no order that this could rely on: a walk goes on where it was, anything else starts over.
@@ -422,7 +459,9 @@ impl<R: Read + Seek> Evidence for Reader<R> {
 
     fn tiles(&self, level: u8, after: Option<u64>, limit: usize) -> Result<Vec<Tile>> {
         let mut tiles = Vec::new();
-        let Some(start) = self.index.levels.get(&level) else { return Ok(tiles) };
+        let Some(start) = self.index.levels.get(&level) else {
+            return Ok(tiles);
+        };
         let mut state = self.state();
         let state = &mut *state;
         match (after, state.tiles.get(&level)) {
@@ -452,7 +491,9 @@ impl<R: Read + Seek> Evidence for Reader<R> {
 
     fn checkpoints(&self, after: u64, limit: usize) -> Result<Vec<(u64, Vec<u8>)>> {
         let mut checkpoints = Vec::new();
-        let Some(offset) = sparse(&self.index.checkpoints, after) else { return Ok(checkpoints) };
+        let Some(offset) = sparse(&self.index.checkpoints, after) else {
+            return Ok(checkpoints);
+        };
         let mut state = self.state();
         let state = &mut *state;
         state.seek(offset)?;
@@ -461,7 +502,9 @@ impl<R: Read + Seek> Evidence for Reader<R> {
                 break;
             }
             let Line::Checkpoint(line) = parse(&state.line)? else {
-                return Err(Error::corrupt("a checkpoint line of the bundle is malformed"));
+                return Err(Error::corrupt(
+                    "a checkpoint line of the bundle is malformed",
+                ));
             };
             if line.size > after {
                 checkpoints.push((line.size, bytes_of(line.note, line.note_base64)?));
@@ -476,7 +519,9 @@ impl<R: Read + Seek> Evidence for Reader<R> {
             Some(after) => sparse(&self.index.keys, after),
             None => self.index.keys.first().map(|(_, offset)| *offset),
         };
-        let Some(offset) = offset else { return Ok(keys) };
+        let Some(offset) = offset else {
+            return Ok(keys);
+        };
         let mut state = self.state();
         let state = &mut *state;
         state.seek(offset)?;
@@ -514,6 +559,8 @@ impl<R: Read + Seek> Reader<R> {
 
 impl<R> fmt::Debug for Reader<R> {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.debug_struct("Reader").field("header", &self.header).finish_non_exhaustive()
+        f.debug_struct("Reader")
+            .field("header", &self.header)
+            .finish_non_exhaustive()
     }
 }

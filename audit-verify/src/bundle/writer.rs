@@ -14,8 +14,8 @@ use base64::engine::general_purpose::STANDARD;
 use serde::Serialize;
 
 use super::{
-    CheckpointLine, ColumnsLine, EndLine, EntryLine, Header, KeyLine, LINE_BYTES_MAX, Line, PARTS_BYTES_MAX,
-    PIECE_BYTES, TileLine, TokenLine, TokensLine, text_or_base64, written,
+    CheckpointLine, ColumnsLine, EndLine, EntryLine, Header, KeyLine, LINE_BYTES_MAX, Line,
+    PARTS_BYTES_MAX, PIECE_BYTES, TileLine, TokenLine, TokensLine, text_or_base64, written,
 };
 use crate::Evidence;
 
@@ -67,7 +67,9 @@ impl<W: Write> Writer<W> {
 
     fn group(&mut self, group: u8) -> Result<()> {
         if group < self.group {
-            return Err(Error::invalid("lines of a bundle come in the order of their groups"));
+            return Err(Error::invalid(
+                "lines of a bundle come in the order of their groups",
+            ));
         }
         self.group = group;
         Ok(())
@@ -205,7 +207,14 @@ pub fn export<W: Write>(evidence: &dyn Evidence, out: W, with_parts: bool) -> Re
     }
     let mut next = 0;
     while next < size {
-        let rows = evidence.rows(next..size, if with_parts { Parts::With } else { Parts::Without })?;
+        let rows = evidence.rows(
+            next..size,
+            if with_parts {
+                Parts::With
+            } else {
+                Parts::Without
+            },
+        )?;
         if rows.is_empty() {
             // The bundle then shows what the store shows: fewer entries than it says.
             break;
@@ -224,12 +233,15 @@ pub fn export<W: Write>(evidence: &dyn Evidence, out: W, with_parts: bool) -> Re
             }
             for mut tile in page {
                 if after.is_some_and(|after| tile.id.index <= after) {
-                    return Err(Error::corrupt(format!("stored tiles of level {level} are not in order")));
+                    return Err(Error::corrupt(format!(
+                        "stored tiles of level {level} are not in order"
+                    )));
                 }
                 after = Some(tile.id.index);
                 let width = TileId::in_tree(level, tile.id.index, size).map_or(0, |id| id.width);
                 if tile.id.width > width
-                    && TileId::in_tree(level, tile.id.index, grown_to()?).is_some_and(|now| now.width > width)
+                    && TileId::in_tree(level, tile.id.index, grown_to()?)
+                        .is_some_and(|now| now.width > width)
                 {
                     if width == 0 {
                         continue;
@@ -265,7 +277,9 @@ pub fn export<W: Write>(evidence: &dyn Evidence, out: W, with_parts: bool) -> Re
         let new = introduced_since(evidence, size, grown_to()?)?;
         for record in page {
             if after.is_some_and(|after| record.id <= after) {
-                return Err(Error::corrupt("key records are not in the order of their ids"));
+                return Err(Error::corrupt(
+                    "key records are not in the order of their ids",
+                ));
             }
             after = Some(record.id);
             if !new.contains(&record.id) {
@@ -283,7 +297,9 @@ fn ascending(after: u64, size: u64) -> Result<u64> {
     if size > after {
         Ok(size)
     } else {
-        Err(Error::corrupt("checkpoints are not in the order of their sizes"))
+        Err(Error::corrupt(
+            "checkpoints are not in the order of their sizes",
+        ))
     }
 }
 
@@ -298,8 +314,13 @@ fn introduced_since(evidence: &dyn Evidence, size: u64, now: u64) -> Result<BTre
         }
         for row in rows {
             at = at.max(row.index.saturating_add(1));
-            let Ok(entry) = Entry::decode(&row.entry) else { continue };
-            if matches!(entry.kind.as_str(), kinds::KEY_DESTROYED | kinds::KEY_REWRAPPED) {
+            let Ok(entry) = Entry::decode(&row.entry) else {
+                continue;
+            };
+            if matches!(
+                entry.kind.as_str(),
+                kinds::KEY_DESTROYED | kinds::KEY_REWRAPPED
+            ) {
                 return Err(Error::unavailable(
                     "data keys were destroyed or rewrapped while the log was being exported; export again",
                 ));

@@ -35,11 +35,19 @@ fn a_bundle_gives_the_verdict_of_its_log() {
         let policy = world.everything();
         let bytes = exported(world, true);
         let verdict = judge(&policy, &bytes);
-        assert_eq!(verdict.to_json(), verify(&world.log, &policy, &mut ()).to_json());
+        assert_eq!(
+            verdict.to_json(),
+            verify(&world.log, &policy, &mut ()).to_json()
+        );
         assert_eq!(verdict.exit_code(), 0, "{verdict}");
         // Exported again it is the same file.
         let mut again = Vec::new();
-        export(&Reader::open(Cursor::new(&bytes)).unwrap(), &mut again, true).unwrap();
+        export(
+            &Reader::open(Cursor::new(&bytes)).unwrap(),
+            &mut again,
+            true,
+        )
+        .unwrap();
         assert!(again == bytes);
     }
 }
@@ -51,7 +59,10 @@ fn a_bundle_without_parts_says_that_they_were_not_checked() {
     assert_eq!(verdict.exit_code(), 0, "{verdict}");
     let report = verdict.check(Check::Parts);
     assert_eq!(report.result, CheckResult::NotChecked);
-    assert_eq!(report.not_checked, ["stored parts: the evidence came without them"]);
+    assert_eq!(
+        report.not_checked,
+        ["stored parts: the evidence came without them"]
+    );
 }
 
 #[test]
@@ -66,13 +77,21 @@ fn a_bundle_answers_in_any_order() {
             assert!(rows == expected, "rows from {start}");
         }
     }
-    assert_eq!(reader.rows(world.log.size..world.log.size + 1, Parts::With).unwrap(), []);
+    assert_eq!(
+        reader
+            .rows(world.log.size..world.log.size + 1, Parts::With)
+            .unwrap(),
+        []
+    );
     for (id, record) in &world.log.keys {
         assert_eq!(reader.key(*id).unwrap().as_ref(), Some(record));
     }
     assert_eq!(reader.key(uuid::Uuid::nil()).unwrap(), None);
     let after = world.log.tokens[17];
-    assert_eq!(reader.token_rows(Some(after), 3).unwrap(), world.log.tokens[18..21]);
+    assert_eq!(
+        reader.token_rows(Some(after), 3).unwrap(),
+        world.log.tokens[18..21]
+    );
 }
 
 #[test]
@@ -97,8 +116,16 @@ fn what_is_no_bundle_is_undecided_and_what_is_cut_is_not() {
     for (bytes, kind, code) in [
         (&b""[..], ErrorKind::Invalid, 2),
         (b"hello\n", ErrorKind::Invalid, 2),
-        (b"{\"bundle\":\"audit-trail-bundle/2\",\"origin\":\"x\",\"parts\":true,\"size\":0}\n", ErrorKind::Invalid, 2),
-        (b"{\"bundle\":\"audit-trail-bundle/1\",\"origin\":\"x\",\"parts\":true,\"size\":0}\n", ErrorKind::Corrupt, 1),
+        (
+            b"{\"bundle\":\"audit-trail-bundle/2\",\"origin\":\"x\",\"parts\":true,\"size\":0}\n",
+            ErrorKind::Invalid,
+            2,
+        ),
+        (
+            b"{\"bundle\":\"audit-trail-bundle/1\",\"origin\":\"x\",\"parts\":true,\"size\":0}\n",
+            ErrorKind::Corrupt,
+            1,
+        ),
     ] {
         assert_eq!(Reader::open(Cursor::new(bytes)).unwrap_err().kind(), kind);
         assert_eq!(judge(&policy, bytes).exit_code(), code);
@@ -116,15 +143,27 @@ fn a_line_that_is_dropped_doubled_or_moved_is_found() {
     for n in 0..lines.len() {
         let mut dropped = lines.clone();
         dropped.remove(n);
-        assert_ne!(judge(&policy, &dropped.concat()).exit_code(), 0, "without line {n}");
+        assert_ne!(
+            judge(&policy, &dropped.concat()).exit_code(),
+            0,
+            "without line {n}"
+        );
         let mut doubled = lines.clone();
         doubled.insert(n, lines[n]);
-        assert_ne!(judge(&policy, &doubled.concat()).exit_code(), 0, "line {n} twice");
+        assert_ne!(
+            judge(&policy, &doubled.concat()).exit_code(),
+            0,
+            "line {n} twice"
+        );
         let token = |line: &[u8]| line.starts_with(b"{\"token\"");
         if n + 1 < lines.len() && !(token(lines[n]) && token(lines[n + 1])) {
             let mut moved = lines.clone();
             moved.swap(n, n + 1);
-            assert_ne!(judge(&policy, &moved.concat()).exit_code(), 0, "lines {n} swapped");
+            assert_ne!(
+                judge(&policy, &moved.concat()).exit_code(),
+                0,
+                "lines {n} swapped"
+            );
         }
     }
 }
@@ -133,14 +172,23 @@ fn drop_line_and_fit_the_end(kind: &str, member: &str, nth: usize) -> Vec<u8> {
     let text = str::from_utf8(bundle()).unwrap();
     let mut lines: Vec<String> = text.split_inclusive('\n').map(str::to_owned).collect();
     let prefix = format!("{{\"{kind}\":");
-    let at = lines.iter().enumerate().filter(|(_, l)| l.starts_with(&prefix)).nth(nth).unwrap().0;
+    let at = lines
+        .iter()
+        .enumerate()
+        .filter(|(_, l)| l.starts_with(&prefix))
+        .nth(nth)
+        .unwrap()
+        .0;
     lines.remove(at);
     while lines[at].starts_with("{\"part\"") {
         lines.remove(at);
     }
     let count = lines.iter().filter(|l| l.starts_with(&prefix)).count();
     let end = lines.last_mut().unwrap();
-    *end = end.replace(&format!("\"{member}\":{}", count + 1), &format!("\"{member}\":{count}"));
+    *end = end.replace(
+        &format!("\"{member}\":{}", count + 1),
+        &format!("\"{member}\":{count}"),
+    );
     lines.concat().into_bytes()
 }
 
@@ -154,7 +202,10 @@ fn a_line_that_is_dropped_with_its_count_is_named() {
         ("key", "keys", Check::Keys),
     ] {
         let verdict = judge(&policy, &drop_line_and_fit_the_end(kind, member, 0));
-        assert!(matches!(verdict.check(check).result, CheckResult::Failed { .. }), "{kind}: {verdict}");
+        assert!(
+            matches!(verdict.check(check).result, CheckResult::Failed { .. }),
+            "{kind}: {verdict}"
+        );
     }
     let verdict = judge(&policy, &drop_line_and_fit_the_end("entry", "entries", 5));
     assert_eq!(verdict.findings()[0].index, Some(5), "{verdict}");

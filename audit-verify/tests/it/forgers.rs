@@ -2,7 +2,7 @@
 
 use audit_core::entry::{Entry, LogKeys, Role, kinds};
 use audit_core::hex::Hex;
-use audit_core::time::{System, Clock as _, Timestamp};
+use audit_core::time::{Clock as _, System, Timestamp};
 use audit_verify::{Check, CheckResult, Policy, Verdict, verify};
 use uuid::Uuid;
 
@@ -33,21 +33,45 @@ fn with_the_publisher_key_a_changed_entry_breaks_its_mac() {
     let verdict = verify(&log, &world.public(), &mut ());
     assert_eq!(verdict.exit_code(), 0, "{verdict}");
     // What is:
-    let auditor = Policy { auditor: Some(world.auditor.clone()), ..world.public() };
-    assert_eq!(failed_at(&verify(&log, &auditor, &mut ()), Check::Mac), Some(40));
-    let remembers = Policy { remembered: vec![world.log.last_checkpoint()], ..world.public() };
+    let auditor = Policy {
+        auditor: Some(world.auditor.clone()),
+        ..world.public()
+    };
+    assert_eq!(
+        failed_at(&verify(&log, &auditor, &mut ()), Check::Mac),
+        Some(40)
+    );
+    let remembers = Policy {
+        remembered: vec![world.log.last_checkpoint()],
+        ..world.public()
+    };
     let verdict = verify(&log, &remembers, &mut ());
     assert_eq!(verdict.exit_code(), 1);
-    assert!(matches!(verdict.check(Check::Remembered).result, CheckResult::Failed { .. }), "{verdict}");
+    assert!(
+        matches!(
+            verdict.check(Check::Remembered).result,
+            CheckResult::Failed { .. }
+        ),
+        "{verdict}"
+    );
 }
 
 #[test]
 fn with_the_publisher_key_dropped_and_added_entries_break_the_run() {
     let at = 40;
-    assert_eq!(failed_at(&published(|l| drop(l.rows.remove(at))), Check::Runs), Some(40));
-    assert_eq!(failed_at(&published(|l| l.rows.swap(at, at + 1)), Check::Runs), Some(40));
     assert_eq!(
-        failed_at(&published(|l| l.rows.insert(at + 3, l.rows[at].clone())), Check::Runs),
+        failed_at(&published(|l| drop(l.rows.remove(at))), Check::Runs),
+        Some(40)
+    );
+    assert_eq!(
+        failed_at(&published(|l| l.rows.swap(at, at + 1)), Check::Runs),
+        Some(40)
+    );
+    assert_eq!(
+        failed_at(
+            &published(|l| l.rows.insert(at + 3, l.rows[at].clone())),
+            Check::Runs
+        ),
         Some(43)
     );
     // An entry of a run that never was.
@@ -73,8 +97,14 @@ fn a_run_that_nobody_could_open_is_found() {
         sign_opening(e, &world.ring);
     });
     log.republish(&world.ring);
-    let policy = Policy { auditor: Some(world.auditor.clone()), ..world.public() };
-    assert_eq!(failed_at(&verify(&log, &policy, &mut ()), Check::Mac), Some(closing as u64));
+    let policy = Policy {
+        auditor: Some(world.auditor.clone()),
+        ..world.public()
+    };
+    assert_eq!(
+        failed_at(&verify(&log, &policy, &mut ()), Check::Mac),
+        Some(closing as u64)
+    );
 }
 
 #[test]
@@ -89,15 +119,22 @@ fn openings_are_held_to_the_format() {
             });
         })
     };
-    assert_eq!(opening(|_| {}).exit_code(), 0, "signing again changes nothing");
+    assert_eq!(
+        opening(|_| {}).exit_code(),
+        0,
+        "signing again changes nothing"
+    );
     let verdict = opening(|e| e.log.as_mut().unwrap().opening.as_mut().unwrap().previous = None);
     assert_eq!(failed_at(&verdict, Check::Runs), Some(second as u64));
-    let verdict = opening(|e| e.log.as_mut().unwrap().opening.as_mut().unwrap().previous = Some(Uuid::from_u128(1)));
+    let verdict = opening(|e| {
+        e.log.as_mut().unwrap().opening.as_mut().unwrap().previous = Some(Uuid::from_u128(1))
+    });
     assert_eq!(failed_at(&verdict, Check::Runs), Some(second as u64));
     // Signed by a key that nobody registered.
     let verdict = published(|l| {
         l.edit(second, |e| {
-            e.log.as_mut().unwrap().opening.as_mut().unwrap().signer = Hex(other().ring.writer().public_key());
+            e.log.as_mut().unwrap().opening.as_mut().unwrap().signer =
+                Hex(other().ring.writer().public_key());
             sign_opening(e, &other().ring);
         });
     });
@@ -115,7 +152,9 @@ fn openings_are_held_to_the_format() {
     assert_eq!(failed_at(&verdict, Check::Identity), Some(0));
     let verdict = published(|l| {
         l.edit(0, |e| {
-            let Some(LogKeys::Public(keys)) = &mut e.log.as_mut().unwrap().keys else { panic!() };
+            let Some(LogKeys::Public(keys)) = &mut e.log.as_mut().unwrap().keys else {
+                panic!()
+            };
             for key in keys.iter_mut().filter(|k| k.role == Role::Publisher) {
                 key.public = Hex(other().ring.publisher().public_key());
             }
@@ -132,7 +171,11 @@ fn epochs_and_counts_are_held_to_the_format() {
     let closed = log.find(kinds::WRITER_CLOSED);
     let runs = |index: usize, change: fn(&mut Entry)| {
         let verdict = published(move |l| l.edit(index, change));
-        assert_eq!(failed_at(&verdict, Check::Runs), Some(index as u64), "{verdict}");
+        assert_eq!(
+            failed_at(&verdict, Check::Runs),
+            Some(index as u64),
+            "{verdict}"
+        );
     };
     runs(epoch, |e| e.log.as_mut().unwrap().entries = Some(99));
     runs(closed, |e| e.log.as_mut().unwrap().entries = Some(99));
@@ -157,9 +200,16 @@ fn epochs_and_counts_are_held_to_the_format() {
     let mut log = world.log.clone();
     let previous = log.entry(last).run;
     let mut run = HandRun::open(&mut log, &world.ring, Some(previous));
-    let at = run.append(&mut log, kinds::HEARTBEAT, facts(|f| f.size = Some(1 << 40)));
+    let at = run.append(
+        &mut log,
+        kinds::HEARTBEAT,
+        facts(|f| f.size = Some(1 << 40)),
+    );
     log.republish(&world.ring);
-    assert_eq!(failed_at(&verify(&log, &world.public(), &mut ()), Check::Runs), Some(at as u64));
+    assert_eq!(
+        failed_at(&verify(&log, &world.public(), &mut ()), Check::Runs),
+        Some(at as u64)
+    );
 }
 
 #[test]
@@ -170,24 +220,39 @@ fn data_keys_are_held_to_the_format() {
     let rewrapped = log.find(kinds::KEY_REWRAPPED);
     // Without the entry that says so, what was erased is missing.
     let verdict = published(|l| {
-        l.edit(destroyed, |e| e.log.as_mut().unwrap().keys = Some(LogKeys::Ids(vec![Uuid::from_u128(1)])));
+        l.edit(destroyed, |e| {
+            e.log.as_mut().unwrap().keys = Some(LogKeys::Ids(vec![Uuid::from_u128(1)]))
+        });
     });
-    assert_eq!(failed_at(&verdict, Check::Parts), Some(world.erased as u64), "{verdict}");
-    assert_eq!(failed_at(&verdict, Check::Tokens), Some(world.erased as u64));
+    assert_eq!(
+        failed_at(&verdict, Check::Parts),
+        Some(world.erased as u64),
+        "{verdict}"
+    );
+    assert_eq!(
+        failed_at(&verdict, Check::Tokens),
+        Some(world.erased as u64)
+    );
     assert!(failed_at(&verdict, Check::Keys).is_some());
     let verdict = published(|l| {
         l.edit(rewrapped, |e| {
-            let Some(LogKeys::Records(records)) = &mut e.log.as_mut().unwrap().keys else { panic!() };
+            let Some(LogKeys::Records(records)) = &mut e.log.as_mut().unwrap().keys else {
+                panic!()
+            };
             records[0].digest = Hex([1; 32]);
         });
     });
     assert!(failed_at(&verdict, Check::Keys).is_some());
     // An entry under a key that is introduced by none, or by another run.
-    let at = (0..).find(|i| log.entry(*i).content.is_some() && log.entry(*i).keys.is_none()).unwrap();
+    let at = (0..log.rows.len())
+        .find(|i| log.entry(*i).content.is_some() && log.entry(*i).keys.is_none())
+        .unwrap();
     let verdict = published(|l| l.edit(at, |e| e.key = Some(Uuid::from_u128(1))));
     assert_eq!(failed_at(&verdict, Check::Keys), Some(at as u64));
     let first = log.find(kinds::WRITER_OPENED);
-    let late = (first..).find(|i| log.entry(*i).content.is_some() && log.entry(*i).keys.is_none()).unwrap();
+    let late = (first..log.rows.len())
+        .find(|i| log.entry(*i).content.is_some() && log.entry(*i).keys.is_none())
+        .unwrap();
     let early = (0..first).find_map(|i| log.entry(i).keys).unwrap()[0].id;
     let verdict = published(|l| l.edit(late, |e| e.key = Some(early)));
     assert_eq!(failed_at(&verdict, Check::Keys), Some(late as u64));
@@ -196,16 +261,27 @@ fn data_keys_are_held_to_the_format() {
 #[test]
 fn content_that_is_not_what_was_committed_to_is_found_with_the_operators_keys() {
     let world = world();
-    let at = (0..).find(|i| world.log.entry(*i).content.is_some() && *i != world.erased).unwrap();
+    let at = (0..world.log.rows.len())
+        .find(|i| world.log.entry(*i).content.is_some() && *i != world.erased)
+        .unwrap();
     let judge = |change: fn(&mut Entry)| {
         let mut log = world.log.clone();
         log.edit(at, change);
         log.republish(&world.ring);
-        let policy = Policy { operator: Some(&world.ring), ..world.public() };
+        let policy = Policy {
+            operator: Some(&world.ring),
+            ..world.public()
+        };
         failed_at(&verify(&log, &policy, &mut ()), Check::Content)
     };
-    assert_eq!(judge(|e| e.content.as_mut().unwrap().root = Hex([1; 32])), Some(at as u64));
-    assert_eq!(judge(|e| e.content.as_mut().unwrap().length += 1), Some(at as u64));
+    assert_eq!(
+        judge(|e| e.content.as_mut().unwrap().root = Hex([1; 32])),
+        Some(at as u64)
+    );
+    assert_eq!(
+        judge(|e| e.content.as_mut().unwrap().length += 1),
+        Some(at as u64)
+    );
     assert_eq!(judge(|e| e.event = Uuid::from_u128(5)), Some(at as u64));
     // The tokens of something else, in the row, the entry and the index.
     let mut log = world.log.clone();
@@ -215,8 +291,14 @@ fn content_that_is_not_what_was_committed_to_is_found_with_the_operators_keys() 
     log.rows[at].tokens = Some(set);
     log.edit(at, |e| e.tokens = Some(digest));
     log.republish(&world.ring);
-    let policy = Policy { operator: Some(&world.ring), ..world.public() };
-    assert_eq!(failed_at(&verify(&log, &policy, &mut ()), Check::Content), Some(at as u64));
+    let policy = Policy {
+        operator: Some(&world.ring),
+        ..world.public()
+    };
+    assert_eq!(
+        failed_at(&verify(&log, &policy, &mut ()), Check::Content),
+        Some(at as u64)
+    );
 }
 
 #[test]
@@ -227,6 +309,61 @@ fn a_log_made_anew_under_other_keys_is_never_a_pass() {
     log.origin = Some(world.ring.origin().to_owned());
     let verdict = verify(&log, &world.public(), &mut ());
     assert_eq!(verdict.exit_code(), 2, "{verdict}");
-    let remembers = Policy { remembered: vec![world.log.last_checkpoint()], ..world.public() };
+    let remembers = Policy {
+        remembered: vec![world.log.last_checkpoint()],
+        ..world.public()
+    };
     assert_eq!(verify(&log, &remembers, &mut ()).exit_code(), 1);
+}
+
+#[test]
+fn an_erasure_that_nobody_signed_excuses_nothing() {
+    let world = world();
+    let mut log = world.log.clone();
+    // A run goes on; its last entries are published, and then somebody who can write to the store appends to it.
+    let previous = log.entry(log.rows.len() - 1).run;
+    let mut run = HandRun::open(&mut log, &world.ring, Some(previous));
+    run.append(&mut log, kinds::HEARTBEAT, facts(|f| f.size = Some(3)));
+    log.republish(&world.ring);
+    let checkpoints = log.checkpoints.clone();
+    let (id, scope) = log.keys.values().map(|k| (k.id, k.scope)).next().unwrap();
+    let before = log.entry(log.rows.len() - 1);
+    let mut forged = bare(kinds::KEY_DESTROYED, System.now());
+    forged.log = Some(facts(|f| f.keys = Some(LogKeys::Ids(vec![id]))));
+    (forged.run, forged.seq) = (before.run, before.seq + 1);
+    let at = store(&mut log, &forged);
+    let erase = |log: &mut Mem| {
+        for index in 0..log.rows.len() {
+            if log.entry(index).key == Some(id) {
+                log.rows[index].parts = None;
+                log.rows[index].tokens = None;
+            }
+        }
+        log.keys.remove(&id);
+        log.rebuild();
+        log.checkpoints = checkpoints.clone();
+    };
+    erase(&mut log);
+    let auditor = || Policy {
+        auditor: Some(world.auditor.clone()),
+        ..world.public()
+    };
+    let verdict = verify(&log, &world.public(), &mut ());
+    assert_eq!(verdict.exit_code(), 2, "{scope}: {verdict}");
+    assert_eq!(
+        failed_at(&verify(&log, &auditor(), &mut ()), Check::Mac),
+        Some(at as u64)
+    );
+
+    // The same by the writer itself: the auditor sees that it is right, the public not before it is published.
+    log.rows.pop();
+    let mut honest = bare(kinds::KEY_DESTROYED, System.now());
+    honest.log = forged.log;
+    run.push(&mut log, honest);
+    erase(&mut log);
+    assert_eq!(verify(&log, &world.public(), &mut ()).exit_code(), 2);
+    let verdict = verify(&log, &auditor(), &mut ());
+    assert_eq!(verdict.exit_code(), 0, "{verdict}");
+    log.republish(&world.ring);
+    assert_eq!(verify(&log, &world.public(), &mut ()).exit_code(), 0);
 }

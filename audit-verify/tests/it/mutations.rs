@@ -22,12 +22,19 @@ fn case(
     index: impl Into<Option<usize>>,
     change: impl Fn(&World, &mut Mem) + 'static,
 ) -> Case {
-    Case { name, change: Box::new(change), check, index: index.into().map(|i| i as u64) }
+    Case {
+        name,
+        change: Box::new(change),
+        check,
+        index: index.into().map(|i| i as u64),
+    }
 }
 
 /// The first entry from `from` on with stored parts and tokens.
 fn full(log: &Mem, from: usize) -> usize {
-    (from..log.rows.len()).find(|i| log.rows[*i].parts.is_some() && log.rows[*i].tokens.is_some()).unwrap()
+    (from..log.rows.len())
+        .find(|i| log.rows[*i].parts.is_some() && log.rows[*i].tokens.is_some())
+        .unwrap()
 }
 
 fn flip(bytes: &mut [u8], bit: usize) {
@@ -44,77 +51,158 @@ fn cases(world: &World) -> Vec<Case> {
         .find(|i| log.entry(*i).keys.iter().flatten().any(|k| k.id == key))
         .unwrap();
     let row_of = move |log: &Mem, index: usize| {
-        let row = log.tokens.iter().position(|(_, i)| *i == index as u64).unwrap();
+        let row = log
+            .tokens
+            .iter()
+            .position(|(_, i)| *i == index as u64)
+            .unwrap();
         (row, log.tokens[row])
     };
     let erased = world.erased;
     vec![
-        case("column event", Check::Columns, at, move |_, l| l.rows[at].columns.event = Uuid::nil()),
-        case("column kind", Check::Columns, at, move |_, l| l.rows[at].columns.kind = Kind::new("x").unwrap()),
-        case("column time", Check::Columns, at, move |_, l| l.rows[at].columns.time = Timestamp::EPOCH),
-        case("entry edited in place", Check::Root, at, move |_, l| l.edit(at, |e| e.time = Timestamp::EPOCH)),
-        case("entry edited, its leaf in the tile too", Check::Root, None, move |_, l| {
-            l.edit(at, |e| e.time = Timestamp::EPOCH);
-            l.rebuild();
+        case("column event", Check::Columns, at, move |_, l| {
+            l.rows[at].columns.event = Uuid::nil()
         }),
-        case("entry that is no JSON", Check::Entry, at, move |_, l| l.rows[at].entry = b"{".to_vec()),
-        case("entry with a space", Check::Entry, at, move |_, l| l.rows[at].entry.push(b' ')),
-        case("first entry deleted", Check::Index, 0, |_, l| drop(l.rows.remove(0))),
-        case("middle entry deleted", Check::Index, at, move |_, l| drop(l.rows.remove(at))),
-        case("last entry deleted", Check::Index, size - 1, |_, l| drop(l.rows.pop())),
-        case("first entry deleted, all renumbered", Check::Runs, 0, |_, l| {
-            l.rows.remove(0);
-            l.rebuild();
+        case("column kind", Check::Columns, at, move |_, l| {
+            l.rows[at].columns.kind = Kind::new("x").unwrap()
         }),
-        case("middle entry deleted, all renumbered", Check::Runs, at, move |_, l| {
-            l.rows.remove(at);
-            l.rebuild();
+        case("column time", Check::Columns, at, move |_, l| {
+            l.rows[at].columns.time = Timestamp::EPOCH
         }),
-        case("last entry deleted, all renumbered", Check::Root, size - 1, |_, l| {
-            l.rows.pop();
-            l.rebuild();
+        case("entry edited in place", Check::Root, at, move |_, l| {
+            l.edit(at, |e| e.time = Timestamp::EPOCH)
         }),
+        case(
+            "entry edited, its leaf in the tile too",
+            Check::Root,
+            None,
+            move |_, l| {
+                l.edit(at, |e| e.time = Timestamp::EPOCH);
+                l.rebuild();
+            },
+        ),
+        case("entry that is no JSON", Check::Entry, at, move |_, l| {
+            l.rows[at].entry = b"{".to_vec()
+        }),
+        case("entry with a space", Check::Entry, at, move |_, l| {
+            l.rows[at].entry.push(b' ')
+        }),
+        case("first entry deleted", Check::Index, 0, |_, l| {
+            drop(l.rows.remove(0))
+        }),
+        case("middle entry deleted", Check::Index, at, move |_, l| {
+            drop(l.rows.remove(at))
+        }),
+        case("last entry deleted", Check::Index, size - 1, |_, l| {
+            drop(l.rows.pop())
+        }),
+        case(
+            "first entry deleted, all renumbered",
+            Check::Runs,
+            0,
+            |_, l| {
+                l.rows.remove(0);
+                l.rebuild();
+            },
+        ),
+        case(
+            "middle entry deleted, all renumbered",
+            Check::Runs,
+            at,
+            move |_, l| {
+                l.rows.remove(at);
+                l.rebuild();
+            },
+        ),
+        case(
+            "last entry deleted, all renumbered",
+            Check::Root,
+            size - 1,
+            |_, l| {
+                l.rows.pop();
+                l.rebuild();
+            },
+        ),
         case("truncated", Check::Root, 100, |_, l| {
             l.rows.truncate(100);
             l.rebuild();
         }),
-        case("two entries swapped", Check::Index, at, move |_, l| l.rows.swap(at, next)),
-        case("two entries swapped and renumbered", Check::Runs, at, move |_, l| {
-            l.rows.swap(at, next);
-            l.rebuild();
+        case("two entries swapped", Check::Index, at, move |_, l| {
+            l.rows.swap(at, next)
         }),
+        case(
+            "two entries swapped and renumbered",
+            Check::Runs,
+            at,
+            move |_, l| {
+                l.rows.swap(at, next);
+                l.rebuild();
+            },
+        ),
         case("an entry twice", Check::Runs, at + 1, move |_, l| {
             l.rows.insert(at + 1, l.rows[at].clone());
             l.rebuild();
         }),
-        case("an entry again at the end", Check::Runs, size, move |_, l| {
-            l.rows.push(l.rows[at].clone());
-            l.rebuild();
-        }),
+        case(
+            "an entry again at the end",
+            Check::Runs,
+            size,
+            move |_, l| {
+                l.rows.push(l.rows[at].clone());
+                l.rebuild();
+            },
+        ),
         case("another log's entry", Check::Runs, at, move |_, l| {
-            let row = Row { index: at as u64, ..other().log.rows[3].clone() };
+            let row = Row {
+                index: at as u64,
+                ..other().log.rows[3].clone()
+            };
             l.rows[at] = row;
             l.rebuild();
         }),
-        case("an entry behind the end", Check::Index, size, move |_, l| {
-            let row = Row { index: size as u64, ..l.rows[at].clone() };
-            l.rows.push(row);
+        case(
+            "an entry behind the end",
+            Check::Index,
+            size,
+            move |_, l| {
+                let row = Row {
+                    index: size as u64,
+                    ..l.rows[at].clone()
+                };
+                l.rows.push(row);
+            },
+        ),
+        case("tokens dropped", Check::Tokens, at, move |_, l| {
+            l.rows[at].tokens = None
         }),
-        case("tokens dropped", Check::Tokens, at, move |_, l| l.rows[at].tokens = None),
-        case("salt changed", Check::Tokens, at, move |_, l| l.rows[at].tokens.as_mut().unwrap().salt = Hex([1; 16])),
+        case("salt changed", Check::Tokens, at, move |_, l| {
+            l.rows[at].tokens.as_mut().unwrap().salt = Hex([1; 16])
+        }),
         case("token changed", Check::Tokens, at, move |_, l| {
             l.rows[at].tokens.as_mut().unwrap().tokens[0] = Hex([1; 16]);
         }),
-        case("tokens of another entry", Check::Tokens, at, move |_, l| l.rows[at].tokens = l.rows[next].tokens.clone()),
-        case("tokens where there are none", Check::Tokens, 0, move |_, l| l.rows[0].tokens = l.rows[at].tokens.clone()),
+        case("tokens of another entry", Check::Tokens, at, move |_, l| {
+            l.rows[at].tokens = l.rows[next].tokens.clone()
+        }),
+        case(
+            "tokens where there are none",
+            Check::Tokens,
+            0,
+            move |_, l| l.rows[0].tokens = l.rows[at].tokens.clone(),
+        ),
         case("token row dropped", Check::TokenRows, at, move |_, l| {
             let (row, _) = row_of(l, at);
             l.tokens.remove(row);
         }),
-        case("token row moved to another entry", Check::TokenRows, at, move |_, l| {
-            let (row, _) = row_of(l, at);
-            l.tokens[row].1 = next as u64;
-        }),
+        case(
+            "token row moved to another entry",
+            Check::TokenRows,
+            at,
+            move |_, l| {
+                let (row, _) = row_of(l, at);
+                l.tokens[row].1 = next as u64;
+            },
+        ),
         case("token row changed", Check::TokenRows, at, move |_, l| {
             let (row, _) = row_of(l, at);
             l.tokens[row].0 = Hex([9; 16]);
@@ -123,60 +211,161 @@ fn cases(world: &World) -> Vec<Case> {
             let (_, row) = row_of(l, at);
             l.tokens.push(row);
         }),
-        case("token row behind the end", Check::TokenRows, size, move |_, l| l.tokens.push((Hex([9; 16]), size as u64))),
-        case("token row for an erased entry", Check::TokenRows, erased, move |_, l| {
-            l.tokens.push((Hex([9; 16]), erased as u64));
+        case(
+            "token row behind the end",
+            Check::TokenRows,
+            size,
+            move |_, l| l.tokens.push((Hex([9; 16]), size as u64)),
+        ),
+        case(
+            "token row for an erased entry",
+            Check::TokenRows,
+            erased,
+            move |_, l| {
+                l.tokens.push((Hex([9; 16]), erased as u64));
+            },
+        ),
+        case("all token rows dropped", Check::TokenRows, None, |_, l| {
+            l.tokens.clear()
         }),
-        case("all token rows dropped", Check::TokenRows, None, |_, l| l.tokens.clear()),
-        case("parts dropped", Check::Parts, at, move |_, l| l.rows[at].parts = None),
-        case("parts cut", Check::Parts, at, move |_, l| drop(l.rows[at].parts.as_mut().unwrap().pop())),
-        case("parts longer", Check::Parts, at, move |_, l| l.rows[at].parts.as_mut().unwrap().push(0)),
-        case("parts of another entry", Check::Parts, at, move |_, l| l.rows[at].parts = l.rows[next].parts.clone()),
-        case("parts where there are none", Check::Parts, 0, move |_, l| l.rows[0].parts = l.rows[at].parts.clone()),
-        case("key record dropped", Check::Keys, introduced, move |_, l| drop(l.keys.remove(&key))),
-        case("wrapped key changed", Check::Keys, introduced, move |_, l| l.keys.get_mut(&key).unwrap().wrapped[20] ^= 1),
-        case("generation changed", Check::Keys, introduced, move |_, l| l.keys.get_mut(&key).unwrap().generation = 1),
-        case("scope changed", Check::Keys, introduced, move |_, l| l.keys.get_mut(&key).unwrap().scope = Hex([1; 16])),
-        case("run of a key changed", Check::Keys, introduced, move |_, l| l.keys.get_mut(&key).unwrap().run = Uuid::nil()),
+        case("parts dropped", Check::Parts, at, move |_, l| {
+            l.rows[at].parts = None
+        }),
+        case("parts cut", Check::Parts, at, move |_, l| {
+            l.rows[at].parts.as_mut().unwrap().truncate(1)
+        }),
+        case("parts longer", Check::Parts, at, move |_, l| {
+            l.rows[at].parts.as_mut().unwrap().push(0)
+        }),
+        case("parts of another entry", Check::Parts, at, move |_, l| {
+            l.rows[at].parts = l.rows[next].parts.clone()
+        }),
+        case(
+            "parts where there are none",
+            Check::Parts,
+            0,
+            move |_, l| l.rows[0].parts = l.rows[at].parts.clone(),
+        ),
+        case(
+            "key record dropped",
+            Check::Keys,
+            introduced,
+            move |_, l| l.keys.retain(|id, _| *id != key),
+        ),
+        case(
+            "wrapped key changed",
+            Check::Keys,
+            introduced,
+            move |_, l| l.keys.get_mut(&key).unwrap().wrapped[20] ^= 1,
+        ),
+        case(
+            "generation changed",
+            Check::Keys,
+            introduced,
+            move |_, l| l.keys.get_mut(&key).unwrap().generation = 1,
+        ),
+        case("scope changed", Check::Keys, introduced, move |_, l| {
+            l.keys.get_mut(&key).unwrap().scope = Hex([1; 16])
+        }),
+        case(
+            "run of a key changed",
+            Check::Keys,
+            introduced,
+            move |_, l| l.keys.get_mut(&key).unwrap().run = Uuid::nil(),
+        ),
         case("key record of another log", Check::Keys, None, |_, l| {
             let record = other().log.keys.values().next().unwrap().clone();
             l.keys.insert(record.id, record);
         }),
-        case("checkpoint with a changed signature", Check::Checkpoints, None, |_, l| {
-            let size = l.size;
-            let note = String::from_utf8(l.checkpoints[&size].clone()).unwrap();
-            let (head, tail) = note.trim_end().split_at(note.trim_end().len() - 10);
-            let tail: String = tail.chars().map(|c| if c == 'A' { 'B' } else if c == '=' { '=' } else { 'A' }).collect();
-            l.checkpoints.insert(size, format!("{head}{tail}\n").into_bytes());
+        case(
+            "checkpoint with a changed signature",
+            Check::Checkpoints,
+            None,
+            |_, l| {
+                let size = l.size;
+                let note = String::from_utf8(l.checkpoints[&size].clone()).unwrap();
+                let (head, tail) = note.trim_end().split_at(note.trim_end().len() - 10);
+                let tail: String = tail
+                    .chars()
+                    .map(|c| {
+                        if c == 'A' {
+                            'B'
+                        } else if c == '=' {
+                            '='
+                        } else {
+                            'A'
+                        }
+                    })
+                    .collect();
+                l.checkpoints
+                    .insert(size, format!("{head}{tail}\n").into_bytes());
+            },
+        ),
+        case(
+            "checkpoint with a changed root",
+            Check::Checkpoints,
+            None,
+            |w, l| {
+                let note = String::from_utf8(l.last_checkpoint()).unwrap();
+                let changed = note.replace(
+                    &l.root(l.rows.len()).to_base64(),
+                    &w.log.root(3).to_base64(),
+                );
+                l.checkpoints.insert(l.size, changed.into_bytes());
+            },
+        ),
+        case(
+            "checkpoint of another log",
+            Check::Checkpoints,
+            None,
+            |_, l| {
+                l.checkpoints
+                    .insert(l.size, l.signed(&other().ring, l.rows.len()));
+            },
+        ),
+        case(
+            "checkpoint under another size",
+            Check::Checkpoints,
+            None,
+            move |_, l| {
+                let note = l.checkpoints.pop_last().unwrap().1;
+                l.checkpoints.insert(size as u64 - 1, note);
+            },
+        ),
+        case(
+            "checkpoint that is no note",
+            Check::Checkpoints,
+            None,
+            |_, l| {
+                l.checkpoints.insert(l.size - 1, b"nothing".to_vec());
+            },
+        ),
+        case("leaf in a full tile", Check::Tiles, 77, |_, l| {
+            l.tiles.get_mut(&(0, 0)).unwrap()[77] = Hash::from_bytes([1; 32])
         }),
-        case("checkpoint with a changed root", Check::Checkpoints, None, |w, l| {
-            let note = String::from_utf8(l.last_checkpoint()).unwrap();
-            let changed = note.replace(&l.root(l.rows.len()).to_base64(), &w.log.root(3).to_base64());
-            l.checkpoints.insert(l.size, changed.into_bytes());
-        }),
-        case("checkpoint of another log", Check::Checkpoints, None, |_, l| {
-            l.checkpoints.insert(l.size, l.signed(&other().ring, l.rows.len()));
-        }),
-        case("checkpoint under another size", Check::Checkpoints, None, move |_, l| {
-            let note = l.checkpoints.pop_last().unwrap().1;
-            l.checkpoints.insert(size as u64 - 1, note);
-        }),
-        case("checkpoint that is no note", Check::Checkpoints, None, |_, l| {
-            l.checkpoints.insert(l.size - 1, b"nothing".to_vec());
-        }),
-        case("leaf in a full tile", Check::Tiles, 77, |_, l| l.tiles.get_mut(&(0, 0)).unwrap()[77] = Hash::from_bytes([1; 32])),
         case("leaf in the partial tile", Check::Tiles, 513, |_, l| {
             l.tiles.get_mut(&(0, 2)).unwrap()[1] = Hash::from_bytes([1; 32]);
         }),
         case("hash in a tile of level 1", Check::Tiles, 256, |_, l| {
             l.tiles.get_mut(&(1, 0)).unwrap()[1] = Hash::from_bytes([1; 32]);
         }),
-        case("full tile missing", Check::Tiles, 256, |_, l| drop(l.tiles.remove(&(0, 1)))),
-        case("partial tile missing", Check::Tiles, 512, |_, l| drop(l.tiles.remove(&(0, 2)))),
-        case("tile of level 1 missing", Check::Tiles, 0, |_, l| drop(l.tiles.remove(&(1, 0)))),
-        case("full tile too narrow", Check::Tiles, 255, |_, l| drop(l.tiles.get_mut(&(0, 0)).unwrap().pop())),
+        case("full tile missing", Check::Tiles, 256, |_, l| {
+            drop(l.tiles.remove(&(0, 1)))
+        }),
+        case("partial tile missing", Check::Tiles, 512, |_, l| {
+            drop(l.tiles.remove(&(0, 2)))
+        }),
+        case("tile of level 1 missing", Check::Tiles, 0, |_, l| {
+            drop(l.tiles.remove(&(1, 0)))
+        }),
+        case("full tile too narrow", Check::Tiles, 255, |_, l| {
+            l.tiles.get_mut(&(0, 0)).unwrap().truncate(255)
+        }),
         case("partial tile too wide", Check::Tiles, size, |_, l| {
-            l.tiles.get_mut(&(0, 2)).unwrap().push(Hash::from_bytes([1; 32]));
+            l.tiles
+                .get_mut(&(0, 2))
+                .unwrap()
+                .push(Hash::from_bytes([1; 32]));
         }),
         case("tile behind the tree", Check::Tiles, None, |_, l| {
             l.tiles.insert((0, 3), vec![Hash::from_bytes([1; 32])]);
@@ -184,12 +373,26 @@ fn cases(world: &World) -> Vec<Case> {
         case("tile above the tree", Check::Tiles, None, |_, l| {
             l.tiles.insert((2, 0), vec![Hash::from_bytes([1; 32])]);
         }),
-        case("tile of a level that no tree has", Check::Tiles, None, |_, l| {
-            l.tiles.insert((9, 0), vec![Hash::from_bytes([1; 32])]);
+        case(
+            "tile of a level that no tree has",
+            Check::Tiles,
+            None,
+            |_, l| {
+                l.tiles.insert((9, 0), vec![Hash::from_bytes([1; 32])]);
+            },
+        ),
+        case("another origin claimed", Check::Identity, None, |_, l| {
+            l.origin = Some("log.example/else".into())
         }),
-        case("another origin claimed", Check::Identity, None, |_, l| l.origin = Some("log.example/else".into())),
-        case("a size that is too small", Check::Index, size - 2, |_, l| l.size -= 2),
-        case("a size that is too large", Check::Index, size, |_, l| l.size += 2),
+        case(
+            "a size that is too small",
+            Check::Index,
+            size - 2,
+            |_, l| l.size -= 2,
+        ),
+        case("a size that is too large", Check::Index, size, |_, l| {
+            l.size += 2
+        }),
     ]
 }
 
@@ -201,11 +404,17 @@ fn every_change_is_found_by_the_right_check_at_the_right_index() {
         let verdict = world.judge(|log| (case.change)(world, log));
         let report = verdict.check(case.check);
         let CheckResult::Failed { first_index, .. } = report.result else {
-            failures.push(format!("{}: {} did not fail\n{verdict}", case.name, case.check));
+            failures.push(format!(
+                "{}: {} did not fail\n{verdict}",
+                case.name, case.check
+            ));
             continue;
         };
         if verdict.exit_code() != 1 || case.index.is_some_and(|i| first_index != Some(i)) {
-            failures.push(format!("{}: expected {:?}, got {first_index:?}\n{verdict}", case.name, case.index));
+            failures.push(format!(
+                "{}: expected {:?}, got {first_index:?}\n{verdict}",
+                case.name, case.index
+            ));
             continue;
         }
         // What only follows from the change must not be told before it.
@@ -213,7 +422,10 @@ fn every_change_is_found_by_the_right_check_at_the_right_index() {
         if let (Some(index), Some(first)) = (case.index, first)
             && first < index
         {
-            failures.push(format!("{}: {first} is told before {index}\n{verdict}", case.name));
+            failures.push(format!(
+                "{}: {first} is told before {index}\n{verdict}",
+                case.name
+            ));
         }
     }
     assert!(failures.is_empty(), "{}", failures.join("\n\n"));
@@ -226,7 +438,11 @@ fn every_flipped_bit_of_every_stored_byte_is_found() {
         let verdict = world.judge(|log| change(log));
         assert_eq!(verdict.exit_code(), 1, "{what}: {verdict}");
         if let Some(index) = index {
-            assert_eq!(verdict.findings()[0].index, Some(index), "{what}: {verdict}");
+            assert_eq!(
+                verdict.findings()[0].index,
+                Some(index),
+                "{what}: {verdict}"
+            );
         }
     };
     let log = &world.log;
@@ -234,11 +450,19 @@ fn every_flipped_bit_of_every_stored_byte_is_found() {
         let index = Some(i as u64);
         for byte in (0..row.entry.len()).step_by(7) {
             let bit = byte * 8 + byte % 8;
-            judge(&|l| flip(&mut l.rows[i].entry, bit), &format!("entry {i} bit {bit}"), index);
+            judge(
+                &|l| flip(&mut l.rows[i].entry, bit),
+                &format!("entry {i} bit {bit}"),
+                index,
+            );
         }
         if let Some(parts) = &row.parts {
             for byte in (0..parts.len()).step_by(29) {
-                judge(&|l| flip(l.rows[i].parts.as_mut().unwrap(), byte * 8), &format!("parts {i} byte {byte}"), index);
+                judge(
+                    &|l| flip(l.rows[i].parts.as_mut().unwrap(), byte * 8),
+                    &format!("parts {i} byte {byte}"),
+                    index,
+                );
             }
         }
     }
@@ -255,13 +479,21 @@ fn every_flipped_bit_of_every_stored_byte_is_found() {
     }
     for id in log.keys.keys() {
         for byte in 0..60 {
-            judge(&|l| l.keys.get_mut(id).unwrap().wrapped[byte] ^= 4, &format!("key {id} byte {byte}"), None);
+            judge(
+                &|l| l.keys.get_mut(id).unwrap().wrapped[byte] ^= 4,
+                &format!("key {id} byte {byte}"),
+                None,
+            );
         }
     }
     for (size, note) in &log.checkpoints {
         for byte in 0..note.len() {
             let verdict = world.judge(|l| l.checkpoints.get_mut(size).unwrap()[byte] ^= 1);
-            assert_eq!(verdict.exit_code(), 1, "checkpoint {size} byte {byte}: {verdict}");
+            assert_eq!(
+                verdict.exit_code(),
+                1,
+                "checkpoint {size} byte {byte}: {verdict}"
+            );
         }
     }
 }
@@ -275,11 +507,17 @@ fn a_rollback_is_seen_by_whoever_remembers() {
     old.rows.truncate(size as usize);
     // As the store was then: not yet erased, first generation of records. That is lost here, so only roots are looked at.
     old.rebuild();
-    let policy = Policy { remembered: vec![world.log.last_checkpoint()], ..world.public() };
+    let policy = Policy {
+        remembered: vec![world.log.last_checkpoint()],
+        ..world.public()
+    };
     let verdict = verify(&old, &policy, &mut ());
     assert_eq!(
         verdict.check(Check::Remembered).result,
-        CheckResult::Failed { first_index: Some(size), findings: 1 },
+        CheckResult::Failed {
+            first_index: Some(size),
+            findings: 1
+        },
         "{verdict}"
     );
     assert_eq!(verdict.check(Check::Root).result, CheckResult::Held);

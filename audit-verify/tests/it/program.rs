@@ -30,10 +30,16 @@ fn the_exit_code_is_the_verdict() {
     let world = small();
     let dir = tempfile::tempdir().unwrap();
     let at = |name: &str| dir.path().join(name);
-    export(&world.log, std::fs::File::create(at("log.bundle")).unwrap(), true).unwrap();
+    export(
+        &world.log,
+        std::fs::File::create(at("log.bundle")).unwrap(),
+        true,
+    )
+    .unwrap();
     std::fs::write(at("vkey"), format!("{}\n", world.ring.vkey())).unwrap();
     std::fs::write(at("kept"), world.log.last_checkpoint()).unwrap();
-    AuditorKeyFile::write_private(&at("auditor"), &world.auditor, &Protection::None, &System).unwrap();
+    AuditorKeyFile::write_private(&at("auditor"), &world.auditor, &Protection::None, &System)
+        .unwrap();
     let vkey = world.ring.vkey().to_string();
 
     let out = run(dir.path(), &["log", "log.bundle", "--vkey", &vkey]);
@@ -41,8 +47,20 @@ fn the_exit_code_is_the_verdict() {
     assert!(out.stderr.is_empty());
     assert!(String::from_utf8(out.stdout).unwrap().starts_with("HELD"));
     let all = [
-        "log", "log.bundle", "--vkey", "@vkey", "--auditor-key", "auditor", "--checkpoint", "kept", "--gap-max", "1h",
-        "--fresh-within", "1d", "--full", "--json",
+        "log",
+        "log.bundle",
+        "--vkey",
+        "@vkey",
+        "--auditor-key",
+        "auditor",
+        "--checkpoint",
+        "kept",
+        "--gap-max",
+        "1h",
+        "--fresh-within",
+        "1d",
+        "--full",
+        "--json",
     ];
     let out = run(dir.path(), &all);
     assert_eq!(code(&out), 0, "{}", String::from_utf8_lossy(&out.stderr));
@@ -50,11 +68,17 @@ fn the_exit_code_is_the_verdict() {
     assert_eq!(json["exit"], 0);
 
     let other = other().ring.vkey().to_string();
-    assert_eq!(code(&run(dir.path(), &["log", "log.bundle", "--vkey", &other])), 2);
+    assert_eq!(
+        code(&run(dir.path(), &["log", "log.bundle", "--vkey", &other])),
+        2
+    );
     let mut bytes = std::fs::read(at("log.bundle")).unwrap();
     bytes[1000] ^= 1;
     std::fs::write(at("changed"), bytes).unwrap();
-    assert_eq!(code(&run(dir.path(), &["log", "changed", "--vkey", &vkey])), 1);
+    assert_eq!(
+        code(&run(dir.path(), &["log", "changed", "--vkey", &vkey])),
+        1
+    );
     for wrong in [
         &["log", "log.bundle"][..],
         &["log", "nothing", "--vkey", &vkey],
@@ -92,10 +116,28 @@ fn a_proof_holds_for_its_entry_alone() {
     std::fs::write(dir.path().join("four"), &world.log.rows[4].entry).unwrap();
     std::fs::write(dir.path().join("five"), &world.log.rows[5].entry).unwrap();
     let vkey = world.ring.vkey().to_string();
-    assert_eq!(code(&run(dir.path(), &["proof", "proof", "--entry", "four", "--vkey", &vkey])), 0);
-    assert_eq!(code(&run(dir.path(), &["proof", "proof", "--entry", "five", "--vkey", &vkey])), 1);
+    assert_eq!(
+        code(&run(
+            dir.path(),
+            &["proof", "proof", "--entry", "four", "--vkey", &vkey]
+        )),
+        0
+    );
+    assert_eq!(
+        code(&run(
+            dir.path(),
+            &["proof", "proof", "--entry", "five", "--vkey", &vkey]
+        )),
+        1
+    );
     let other = other().ring.vkey().to_string();
-    assert_eq!(code(&run(dir.path(), &["proof", "proof", "--entry", "four", "--vkey", &other])), 2);
+    assert_eq!(
+        code(&run(
+            dir.path(),
+            &["proof", "proof", "--entry", "four", "--vkey", &other]
+        )),
+        2
+    );
 }
 
 #[test]
@@ -107,6 +149,10 @@ fn a_key_pair_is_made_once() {
     assert!(!dir.path().join("private").exists());
     let args = ["keygen", "private", "public", "--no-passphrase"];
     assert_eq!(code(&run(dir.path(), &args)), 0);
-    assert!(AuditorKeyFile::load_public(&dir.path().join("public")).is_ok());
-    assert_eq!(code(&run(dir.path(), &args)), 2, "a key is never overwritten");
+    AuditorKeyFile::load_public(&dir.path().join("public")).unwrap();
+    assert_eq!(
+        code(&run(dir.path(), &args)),
+        2,
+        "a key is never overwritten"
+    );
 }

@@ -47,8 +47,15 @@ impl Evidence for Mem {
         Ok(self.size)
     }
     fn rows(&self, range: Range<u64>, parts: Parts) -> Result<Vec<Row>> {
-        let (start, end) = (range.start as usize, range.end.min(self.rows.len() as u64) as usize);
-        let mut rows = self.rows.get(start..end.min(start + 100)).unwrap_or_default().to_vec();
+        let (start, end) = (
+            range.start as usize,
+            range.end.min(self.rows.len() as u64) as usize,
+        );
+        let mut rows = self
+            .rows
+            .get(start..end.min(start + 100))
+            .unwrap_or_default()
+            .to_vec();
         if parts == Parts::Without {
             for row in &mut rows {
                 row.parts = None;
@@ -59,7 +66,11 @@ impl Evidence for Mem {
     fn token_rows(&self, after: Option<(Token, u64)>, limit: usize) -> Result<Vec<(Token, u64)>> {
         let start = match after {
             None => 0,
-            Some(after) => self.tokens.iter().rposition(|row| *row == after).map_or(0, |n| n + 1),
+            Some(after) => self
+                .tokens
+                .iter()
+                .rposition(|row| *row == after)
+                .map_or(0, |n| n + 1),
         };
         Ok(self.tokens[start..].iter().copied().take(limit).collect())
     }
@@ -69,17 +80,31 @@ impl Evidence for Mem {
             .range((level, after.map_or(0, |a| a + 1))..=(level, u64::MAX))
             .take(limit)
             .map(|((level, index), hashes)| Tile {
-                id: TileId { level: *level, index: *index, width: hashes.len() as u16 },
+                id: TileId {
+                    level: *level,
+                    index: *index,
+                    width: hashes.len() as u16,
+                },
                 hashes: hashes.clone(),
             })
             .collect())
     }
     fn checkpoints(&self, after: u64, limit: usize) -> Result<Vec<(u64, Vec<u8>)>> {
-        Ok(self.checkpoints.range(after + 1..).take(limit).map(|(s, n)| (*s, n.clone())).collect())
+        Ok(self
+            .checkpoints
+            .range(after + 1..)
+            .take(limit)
+            .map(|(s, n)| (*s, n.clone()))
+            .collect())
     }
     fn keys(&self, after: Option<Uuid>, limit: usize) -> Result<Vec<KeyRecord>> {
         let after = after.map_or(0, |a| a.as_u128() + 1);
-        Ok(self.keys.range(Uuid::from_u128(after)..).take(limit).map(|(_, k)| k.clone()).collect())
+        Ok(self
+            .keys
+            .range(Uuid::from_u128(after)..)
+            .take(limit)
+            .map(|(_, k)| k.clone())
+            .collect())
     }
     fn key(&self, id: Uuid) -> Result<Option<KeyRecord>> {
         Ok(self.keys.get(&id).cloned())
@@ -96,8 +121,11 @@ impl Mem {
         let mut entry = self.entry(index);
         change(&mut entry);
         self.rows[index].entry = entry.encode().unwrap();
-        self.rows[index].columns =
-            Columns { event: entry.event, kind: entry.kind.clone(), time: entry.time };
+        self.rows[index].columns = Columns {
+            event: entry.event,
+            kind: entry.kind.clone(),
+            time: entry.time,
+        };
     }
 
     /// Gives the rows the indexes of their places, the size their number, and makes the tiles anew.
@@ -116,7 +144,11 @@ impl Mem {
         self.tokens = self
             .rows
             .iter()
-            .flat_map(|row| row.tokens.iter().flat_map(|set| set.tokens.iter().map(|t| (*t, row.index))))
+            .flat_map(|row| {
+                row.tokens
+                    .iter()
+                    .flat_map(|set| set.tokens.iter().map(|t| (*t, row.index)))
+            })
             .collect();
     }
 
@@ -136,7 +168,9 @@ impl Mem {
             root: self.root(size),
             extensions: vec![],
         };
-        checkpoint::sign(&checkpoint, &[&ring.checkpoint_signer()]).unwrap().into_bytes()
+        checkpoint::sign(&checkpoint, &[&ring.checkpoint_signer()])
+            .unwrap()
+            .into_bytes()
     }
 
     /// The attacker has the publisher key: all tables are made to fit, and one checkpoint is signed over all.
@@ -146,7 +180,10 @@ impl Mem {
     }
 
     pub(crate) fn find(&self, kind: &str) -> usize {
-        self.rows.iter().position(|r| r.columns.kind.as_str() == kind).unwrap()
+        self.rows
+            .iter()
+            .position(|r| r.columns.kind.as_str() == kind)
+            .unwrap()
     }
 
     pub(crate) fn last_checkpoint(&self) -> Vec<u8> {
@@ -189,20 +226,26 @@ impl World {
 }
 
 pub(crate) fn event(n: usize) -> Event {
-    let mut event = Event::new(System.uuid_v7(System.now()), System.now(), Kind::new("llm.request").unwrap());
+    let mut event = Event::new(
+        System.uuid_v7(System.now()),
+        System.now(),
+        Kind::new("llm.request").unwrap(),
+    );
     if n % 5 == 4 {
         return event;
     }
     event.session_id = Some(format!("session-{}", n % 7));
     event.actor = Some(Actor::new(ActorKind::Human, format!("nurse-{}", n % 3)));
-    if n.is_multiple_of(4) {
-        event.subject = Some(format!("patient-{}", n % 8));
+    if n.is_multiple_of(3) {
+        event.subject = Some(format!("patient-{}", n % 6));
     }
     event.refs.insert("model_id".into(), "model-a".into());
     event.attributes.insert("n".into(), n.into());
     if n.is_multiple_of(2) {
         let bytes = format!("a prompt, the {n}th of them").into_bytes();
-        event.payloads.push(Payload::new("request", Media::Text, bytes));
+        event
+            .payloads
+            .push(Payload::new("request", Media::Text, bytes));
     }
     event
 }
@@ -242,7 +285,10 @@ impl HandRun {
             f.opening = Some(Opening {
                 build: "by hand".into(),
                 previous,
-                sealed: ring.auditor().seal_run_key(ring.origin(), run, &k0, &System).unwrap(),
+                sealed: ring
+                    .auditor()
+                    .seal_run_key(ring.origin(), run, &k0, &System)
+                    .unwrap(),
                 signature: None,
                 signer: Hex(ring.writer().public_key()),
             });
@@ -263,7 +309,14 @@ pub(crate) fn facts(fill: impl FnOnce(&mut LogFacts)) -> LogFacts {
 
 pub(crate) fn sign_opening(entry: &mut Entry, ring: &KeyRing) {
     let signature = ring.writer().sign(&opening_message(entry)).unwrap();
-    entry.log.as_mut().unwrap().opening.as_mut().unwrap().signature = Some(Hex(signature));
+    entry
+        .log
+        .as_mut()
+        .unwrap()
+        .opening
+        .as_mut()
+        .unwrap()
+        .signature = Some(Hex(signature));
 }
 
 pub(crate) fn bare(kind: &str, now: Timestamp) -> Entry {
@@ -291,7 +344,11 @@ pub(crate) fn store(log: &mut Mem, entry: &Entry) -> usize {
     log.rows.push(Row {
         index: index as u64,
         entry: entry.encode().unwrap(),
-        columns: Columns { event: entry.event, kind: entry.kind.clone(), time: entry.time },
+        columns: Columns {
+            event: entry.event,
+            kind: entry.kind.clone(),
+            time: entry.time,
+        },
         tokens: None,
         parts: None,
     });
@@ -335,7 +392,11 @@ async fn runs(ring: Arc<KeyRing>, events: &[usize]) -> Mem {
 fn make(origin: &str, events: &[usize]) -> World {
     let auditor = AuditorKey::random(&System);
     let ring = Arc::new(KeyRing::generate(origin, auditor.public(), &System).unwrap());
-    let runtime = tokio::runtime::Builder::new_multi_thread().worker_threads(2).enable_all().build().unwrap();
+    let runtime = tokio::runtime::Builder::new_multi_thread()
+        .worker_threads(2)
+        .enable_all()
+        .build()
+        .unwrap();
     let mut log = runtime.block_on(runs(Arc::clone(&ring), events));
     drop(runtime);
     let mut ring = Arc::into_inner(ring).expect("the log is closed");
@@ -343,10 +404,19 @@ fn make(origin: &str, events: &[usize]) -> World {
     // A third run erases a subject and rewraps what is left.
     let previous = log.entry(log.rows.len() - 1).run;
     let mut run = HandRun::open(&mut log, &ring, Some(previous));
-    let scope = ring.index_key().scope("subject:patient-4");
-    let ids: Vec<Uuid> = log.keys.values().filter(|k| k.scope == scope).map(|k| k.id).collect();
+    let scope = ring.index_key().scope("subject:patient-3");
+    let ids: Vec<Uuid> = log
+        .keys
+        .values()
+        .filter(|k| k.scope == scope)
+        .map(|k| k.id)
+        .collect();
     assert!(!ids.is_empty());
-    run.append(&mut log, kinds::KEY_DESTROYED, facts(|f| f.keys = Some(LogKeys::Ids(ids.clone()))));
+    run.append(
+        &mut log,
+        kinds::KEY_DESTROYED,
+        facts(|f| f.keys = Some(LogKeys::Ids(ids.clone()))),
+    );
     log.keys.retain(|id, _| !ids.contains(id));
     let mut erased = usize::MAX;
     for index in 0..log.rows.len() {
@@ -370,7 +440,12 @@ fn make(origin: &str, events: &[usize]) -> World {
     log.rebuild();
     let note = log.signed(&ring, log.rows.len());
     log.checkpoints.insert(log.size, note);
-    World { ring, auditor, log, erased }
+    World {
+        ring,
+        auditor,
+        log,
+        erased,
+    }
 }
 
 /// Three runs, several epochs, three levels of tiles at work, erased and rewrapped keys.
