@@ -3,12 +3,12 @@
 use std::ops::Range;
 use std::sync::Arc;
 
-use audit_core::Result;
 use audit_core::datakey::KeyRecord;
 use audit_core::row::{Parts, Row};
 use audit_core::store::ReadStore;
 use audit_core::token::Token;
-use audit_tlog::tile::Tile;
+use audit_core::{Error, ErrorKind, Result};
+use audit_tlog::tile::{SIZE_MAX, Tile};
 use audit_verify::Evidence;
 use tokio::runtime::Handle;
 use uuid::Uuid;
@@ -29,6 +29,30 @@ impl StoreEvidence {
         }
     }
 
+    /// The end of the log by its rows alone; `head` if they don't say it either.
+    fn end_by_rows(&self, head: Error) -> Result<u64> {
+        // Rows are empty exactly at and beyond the end; what is there but malformed is an error.
+        let beyond = |index: u64| match self.wait(self.store.rows(index..index + 1, Parts::Without))
+        {
+            Ok(rows) => Ok(rows.is_empty()),
+            Err(e) if e.kind() == ErrorKind::Corrupt => Ok(false),
+            Err(e) => Err(e),
+        };
+        let (mut end, mut outside) = (0, SIZE_MAX);
+        if !beyond(outside)? {
+            return Err(head);
+        }
+        while end < outside {
+            let middle = end + (outside - end) / 2;
+            if beyond(middle)? {
+                outside = middle;
+            } else {
+                end = middle + 1;
+            }
+        }
+        Ok(end)
+    }
+
     fn wait<T>(&self, call: impl Future<Output = Result<T>>) -> Result<T> {
         self.runtime.block_on(call)
     }
@@ -40,7 +64,13 @@ impl Evidence for StoreEvidence {
     }
 
     fn size(&self) -> Result<u64> {
-        Ok(self.wait(self.store.head())?.size)
+        match self.wait(self.store.head()) {
+            Ok(head) => Ok(head.size),
+            // Entries and tiles that don't fit each other end a store's own reading of its head. Which entry is the
+            // first bad one is for the verifier to find, so it gets what is there.
+            Err(e) if e.kind() == ErrorKind::Corrupt => self.end_by_rows(e),
+            Err(e) => Err(e),
+        }
     }
 
     fn rows(&self, range: Range<u64>, parts: Parts) -> Result<Vec<Row>> {

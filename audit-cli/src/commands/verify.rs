@@ -35,10 +35,10 @@ pub(crate) struct Request {
 
 impl Request {
     /// With the public key alone, and what this host's publisher remembers, if it does.
-    pub(crate) fn new(state_dir: &Path, vkey: VerifierKey) -> Self {
-        // A memory that can't be read is no memory; the verdict says that rollback wasn't checked.
-        let state = StateFile::new(state_dir, vkey.name()).read().ok().flatten();
-        Self {
+    pub(crate) fn new(state_dir: &Path, vkey: VerifierKey) -> Result<Self> {
+        // A memory that is there and can't be read is not the same as none: it may be what would show a rollback.
+        let state = StateFile::new(state_dir, vkey.name()).read()?;
+        Ok(Self {
             vkey,
             auditor: None,
             keys: None,
@@ -46,7 +46,7 @@ impl Request {
             full: false,
             gap_max: None,
             fresh_within: None,
-        }
+        })
     }
 }
 
@@ -78,7 +78,7 @@ pub(crate) async fn run(context: &Context, args: &VerifyArgs) -> Result<u8> {
     // Whatever keeps the verifier from deciding is 2, as the exit codes promise.
     let undecided = |e: CliError| e.code(2);
     let vkey = context.vkey(args.vkey.as_deref()).map_err(undecided)?;
-    let mut request = Request::new(&context.settings.state_dir.value, vkey);
+    let mut request = Request::new(&context.settings.state_dir.value, vkey).map_err(undecided)?;
     for path in &args.checkpoint {
         request.remembered.push(checkpoint(path)?);
     }

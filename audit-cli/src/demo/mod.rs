@@ -75,7 +75,7 @@ pub(crate) async fn run(args: &DemoArgs) -> Result<u8> {
         auditor: Some(auditor),
         keys: Some(Arc::clone(&made.keys)),
         full: true,
-        ..Request::new(&folder.join("state"), made.keys.vkey())
+        ..Request::new(&folder.join("state"), made.keys.vkey())?
     };
     let honest = run_verifier(url.parse::<StoreUrl>()?.read()?, request.clone()).await?;
     output::line(&honest)?;
