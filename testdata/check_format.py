@@ -278,16 +278,19 @@ def main():
         log = entry.get("log", {})
         if log.get("keys"):
             registered |= {k["public"] for k in log["keys"] if k["role"] == "writer"}
+        if "head" in log:
+            check(log["head"] == {"root": root(leaves[:-1]).hex(), "size": index}, f"head in entry {index}")
+        if "signature" in log:
+            check(log["signer"] in registered, "the signer is registered")
+            unsigned = json.loads(canonical(unmaced))
+            del unsigned["log"]["signature"]
+            try:
+                Ed25519PublicKey.from_public_bytes(bytes.fromhex(log["signer"])).verify(
+                    bytes.fromhex(log["signature"]), label("log") + canonical(unsigned))
+            except InvalidSignature:
+                raise SystemExit(f"wrong: signature of entry {index}") from None
         if "opening" in log:
             opening = log["opening"]
-            check(opening["signer"] in registered, "the signer is registered")
-            unsigned = json.loads(canonical(unmaced))
-            del unsigned["log"]["opening"]["signature"]
-            try:
-                Ed25519PublicKey.from_public_bytes(bytes.fromhex(opening["signer"])).verify(
-                    bytes.fromhex(opening["signature"]), label("opening") + canonical(unsigned))
-            except InvalidSignature:
-                raise SystemExit(f"wrong: signature of opening {index}") from None
             sealed = bytes.fromhex(opening["sealed"])
             k0 = hpke_open(auditor, sealed[:32], label("run-key"), lp(origin) + run, sealed[32:])
             runs[run] = {"key": k0, "epoch": 0, "seq": 0, "mac": bytes(32)}

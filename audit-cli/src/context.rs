@@ -102,6 +102,28 @@ impl StoreUrl {
         }
     }
 
+    /// Every file that it may have, its own and those that lie beside it.
+    pub(crate) fn files(&self) -> Vec<std::path::PathBuf> {
+        match self {
+            #[cfg(feature = "sqlite")]
+            Self::Sqlite(path) => [
+                "",
+                "-wal",
+                "-shm",
+                ".queue.lock",
+                ".write.lock",
+                ".publisher.lock",
+            ]
+            .iter()
+            .map(|suffix| {
+                let mut file = path.clone().into_os_string();
+                file.push(suffix);
+                file.into()
+            })
+            .collect(),
+        }
+    }
+
     /// Its file, where it has one.
     #[cfg_attr(
         feature = "sqlite",

@@ -90,7 +90,11 @@ impl From<audit_core::Error> for CliError {
             ErrorKind::Corrupt => Some("run `audit-trail verify` to see everything that is wrong"),
             _ => None,
         };
-        let error = Self::new(chain(&e));
+        let mut error = Self::new(chain(&e));
+        if e.kind() == ErrorKind::Invalid {
+            // What was asked for can't be done with anything: the call has to change.
+            error.code = 2;
+        }
         match hint {
             Some(hint) => error.hint(hint),
             None => error,

@@ -32,16 +32,18 @@ impl StoreEvidence {
     /// The end of the log by its rows alone; `head` if they don't say it either.
     fn end_by_rows(&self, head: Error) -> Result<u64> {
         // Rows are empty exactly at and beyond the end; what is there but malformed is an error.
-        let beyond = |index: u64| match self.wait(self.store.rows(index..index + 1, Parts::Without))
-        {
+        let rows = |index: u64| self.wait(self.store.rows(index..index + 1, Parts::Without));
+        let beyond = |index: u64| match rows(index) {
             Ok(rows) => Ok(rows.is_empty()),
             Err(e) if e.kind() == ErrorKind::Corrupt => Ok(false),
             Err(e) => Err(e),
         };
-        let (mut end, mut outside) = (0, SIZE_MAX);
-        if !beyond(outside)? {
-            return Err(head);
+        match rows(SIZE_MAX) {
+            Ok(rows) if rows.is_empty() => {}
+            Ok(_) => return Ok(SIZE_MAX + 1),
+            Err(_) => return Err(head),
         }
+        let (mut end, mut outside) = (0, SIZE_MAX);
         while end < outside {
             let middle = end + (outside - end) / 2;
             if beyond(middle)? {

@@ -84,9 +84,14 @@ fn exact(n: &serde_json::Number) -> bool {
     } else if let Some(i) = n.as_i64() {
         i.unsigned_abs() <= INTEGER_MAX
     } else {
-        true
+        // A whole number without fraction is written as its digits, and read back as an integer.
+        n.as_f64()
+            .is_none_or(|f| f.fract() != 0.0 || f.abs() <= INTEGER_MAX_F64 || f.abs() >= 1e21)
     }
 }
+
+/// [`INTEGER_MAX`], exactly.
+const INTEGER_MAX_F64: f64 = 9_007_199_254_740_991.0;
 
 #[cfg(test)]
 mod tests {
@@ -128,6 +133,8 @@ mod tests {
                 .to_string()
                 .contains("9007199254740993")
         );
+        check(&json!({"n": 1e17}), "attributes").unwrap_err();
+        check(&json!({"n": 1e21, "m": -1e300}), "attributes").unwrap();
         let safe = exact_numbers(big);
         check(&safe, "attributes").unwrap();
         assert_eq!(safe["seed"], json!("9007199254740993"));

@@ -273,37 +273,46 @@ impl AuditorPublicKey {
     }
 }
 
-/// The bytes that an opening's signature is over.
+/// The bytes that `log.signature` is over.
 #[must_use]
-pub fn opening_message(entry: &Entry) -> Vec<u8> {
-    let mut message = label("opening");
+pub fn signed_message(entry: &Entry) -> Vec<u8> {
+    let mut message = label("log");
     message.extend_from_slice(&entry.without_signature());
     message
 }
 
-/// Checks the signature of a run's opening; whether `signer` is a registered writer key is the caller's to check.
+/// Checks the signature of one of the log's own entries, and answers with the key that made it; whether that is a
+/// registered writer key is the caller's to check.
+///
+/// # Errors
+///
+/// [`ErrorKind::Corrupt`](crate::ErrorKind::Corrupt) if it isn't there or is wrong.
+pub fn verify_signed(entry: &Entry) -> Result<Digest> {
+    let wrong = || {
+        Error::corrupt(format!(
+            "signature of the {} entry of run {} is wrong",
+            entry.kind, entry.run
+        ))
+    };
+    let log = entry.log.as_ref().ok_or_else(wrong)?;
+    let (signature, signer) = log.signature.zip(log.signer).ok_or_else(wrong)?;
+    let key = VerifyingKey::from_bytes(&signer.0).map_err(|e| wrong().because(e))?;
+    key.verify_strict(&signed_message(entry), &Signature::from_bytes(&signature.0))
+        .map_err(|e| wrong().because(e))?;
+    Ok(signer)
+}
+
+/// Checks the signature of a run's opening, and answers with it; whether its signer is a registered writer key is the
+/// caller's to check.
 ///
 /// # Errors
 ///
 /// [`ErrorKind::Corrupt`](crate::ErrorKind::Corrupt) if it isn't there or is wrong.
 pub fn verify_opening(entry: &Entry) -> Result<&Opening> {
-    let opening = entry
+    verify_signed(entry)?;
+    entry
         .log
         .as_ref()
         .and_then(|l| l.opening.as_ref())
-        .ok_or_else(|| Error::corrupt(format!("entry of kind {} opens no run", entry.kind)))?;
-    let wrong = || {
-        Error::corrupt(format!(
-            "signature of the opening of run {} is wrong",
-            entry.run
-        ))
-    };
-    let signature = opening.signature.ok_or_else(wrong)?;
-    let key = VerifyingKey::from_bytes(&opening.signer.0).map_err(|e| wrong().because(e))?;
-    key.verify_strict(
-        &opening_message(entry),
-        &Signature::from_bytes(&signature.0),
-    )
-    .map_err(|e| wrong().because(e))?;
-    Ok(opening)
+        .ok_or_else(|| Error::corrupt(format!("entry of kind {} opens no run", entry.kind)))
 }

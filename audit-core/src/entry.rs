@@ -157,6 +157,9 @@ pub struct LogFacts {
     /// The generation of the key-encryption key.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub generation: Option<u64>,
+    /// The tree right before this entry.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub head: Option<TreeHead>,
     /// Public keys, data keys, or ids of data keys.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub keys: Option<LogKeys>,
@@ -166,9 +169,22 @@ pub struct LogFacts {
     /// The name of the log.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub origin: Option<String>,
-    /// The tree size that the writer last saw.
+    /// By the writer key; absent only while the signed bytes are made.
     #[serde(skip_serializing_if = "Option::is_none")]
-    pub size: Option<u64>,
+    pub signature: Option<Hex<64>>,
+    /// The writer key.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub signer: Option<Digest>,
+}
+
+/// A tree, by its size and root hash.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct TreeHead {
+    /// The root hash.
+    pub root: Digest,
+    /// The number of leaves.
+    pub size: u64,
 }
 
 /// The three things that `log.keys` may hold; the members tell them apart.
@@ -227,11 +243,6 @@ pub struct Opening {
     pub previous: Option<Uuid>,
     /// K(0), sealed to the auditor key.
     pub sealed: Hex<80>,
-    /// By the writer key; empty while the signed bytes are made.
-    #[serde(skip_serializing_if = "Option::is_none")]
-    pub signature: Option<Hex<64>>,
-    /// The writer key.
-    pub signer: Digest,
 }
 
 /// An [`Entry`] without its MAC: the bytes that the MAC is over.
@@ -304,12 +315,12 @@ impl Entry {
         })
     }
 
-    /// The bytes that an opening's signature is over, without their label.
+    /// The bytes that `log.signature` is over, without their label.
     #[must_use]
     pub fn without_signature(&self) -> Vec<u8> {
         let mut unsigned = self.clone();
-        if let Some(opening) = unsigned.log.as_mut().and_then(|l| l.opening.as_mut()) {
-            opening.signature = None;
+        if let Some(log) = &mut unsigned.log {
+            log.signature = None;
         }
         unsigned.without_mac()
     }
@@ -453,27 +464,30 @@ impl Entry {
                 Ok(())
             };
         };
-        // (entries, generation, keys, opening, origin, size)
+        // (entries, generation, head, keys, opening, origin, signature and signer)
         let have = [
             log.entries.is_some(),
             log.generation.is_some(),
+            log.head.is_some(),
             log.keys.is_some(),
             log.opening.is_some(),
             log.origin.is_some(),
-            log.size.is_some(),
+            log.signature.is_some() && log.signer.is_some(),
         ];
         let want = match kind {
-            kinds::LOG_OPENED => [false, false, true, true, true, false],
-            kinds::WRITER_OPENED => [false, false, false, true, false, false],
-            kinds::EPOCH_CLOSED | kinds::WRITER_CLOSED => [true, false, false, false, false, false],
-            kinds::HEARTBEAT => [false, false, false, false, false, true],
-            kinds::KEY_REGISTERED | kinds::KEY_DESTROYED => {
-                [false, false, true, false, false, false]
+            kinds::LOG_OPENED => [false, false, true, true, true, true, true],
+            kinds::WRITER_OPENED => [false, false, true, false, true, false, true],
+            kinds::EPOCH_CLOSED | kinds::WRITER_CLOSED => {
+                [true, false, true, false, false, false, false]
             }
-            kinds::KEY_REWRAPPED => [false, true, true, false, false, false],
+            kinds::HEARTBEAT => [false, false, true, false, false, false, false],
+            kinds::KEY_REGISTERED | kinds::KEY_DESTROYED => {
+                [false, false, false, true, false, false, true]
+            }
+            kinds::KEY_REWRAPPED => [false, true, false, true, false, false, true],
             _ => return Err(Error::invalid(format!("kind {kind} with log"))),
         };
-        if have != want {
+        if have != want || log.signature.is_some() != log.signer.is_some() {
             return Err(Error::invalid(format!(
                 "members of log don't fit kind {kind}"
             )));
@@ -481,7 +495,7 @@ impl Entry {
         for (name, n) in [
             ("entries", log.entries),
             ("generation", log.generation),
-            ("size", log.size),
+            ("head.size", log.head.map(|head| head.size)),
         ] {
             check_integer(name, n.unwrap_or_default())?;
         }
@@ -511,9 +525,6 @@ impl Entry {
         if let Some(opening) = &log.opening {
             if self.seq != 0 || self.epoch != 0 {
                 return Err(Error::invalid("an opening has seq 0 and epoch 0"));
-            }
-            if opening.signature.is_none() {
-                return Err(Error::invalid("log.opening without signature"));
             }
             let printable = |b: u8| (b' '..=b'~').contains(&b);
             if opening.build.len() > 64 || !opening.build.bytes().all(printable) {

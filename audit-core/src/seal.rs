@@ -11,7 +11,7 @@ use crate::canonical;
 use crate::datakey::DataKey;
 use crate::entry::{ContentPart, Entry, PayloadPart};
 use crate::error::{Error, Result};
-use crate::event::{CONTENT_BYTES_MAX, Content, Event, PAYLOAD_BYTES_MAX, Payload};
+use crate::event::{CONTENT_BYTES_MAX, Content, Event, PAYLOAD_BYTES_MAX, Payload, TEXT_BYTES_MAX};
 use crate::hex::{Digest, Hex};
 use crate::label::{label, lp};
 use crate::secret::SecretKey;
@@ -19,6 +19,9 @@ use crate::time::IdSource;
 
 /// A raw-content dictionary for parts that are too small to compress by themselves.
 static DICTIONARY_1: &[u8] = include_bytes!("dictionary-1.txt");
+
+/// `attributes/` and a name of 256 bytes.
+const FIELD_NAME_BYTES_MAX: usize = 11 + TEXT_BYTES_MAX;
 
 const CODEC_STORED: u8 = 0;
 const CODEC_ZSTD: u8 = 1;
@@ -243,6 +246,12 @@ impl DisclosedField {
     ///
     /// [`ErrorKind::Corrupt`](crate::ErrorKind::Corrupt) if it isn't what the entry commits to.
     pub fn verify(&self, content: &ContentPart) -> Result<()> {
+        if self.name.len() > FIELD_NAME_BYTES_MAX {
+            return Err(Error::corrupt(format!(
+                "name of a field has {} bytes, allowed are {FIELD_NAME_BYTES_MAX}",
+                self.name.len()
+            )));
+        }
         let leaf =
             audit_tlog::hash::leaf_hash(&commitment(&self.salt.0, &self.name, &self.value).0);
         let proof: Vec<audit_tlog::Hash> = self.proof.iter().map(|h| (*h).into()).collect();
@@ -341,15 +350,35 @@ pub fn open(entry: &Entry, parts: &[u8], origin: &str, key: &DataKey) -> Result<
     let bytes = decode(encoded, content.length, CONTENT_BYTES_MAX, "content")?;
     let decoded: Content = canonical::from_slice(&bytes, "content")?;
 
+    let fields = content_fields(&decoded)?;
+    let mut event = Event {
+        id: entry.event,
+        time: entry.time,
+        kind: entry.kind.clone(),
+        actor: decoded.actor,
+        on_behalf_of: decoded.on_behalf_of,
+        system: decoded.system,
+        session_id: decoded.session_id,
+        correlation: decoded.correlation,
+        refs: decoded.refs,
+        subject: decoded.subject,
+        attributes: decoded.attributes,
+        payloads: Vec::new(),
+        capture: decoded.capture,
+    };
+    // Whoever has a data key can seal what no caller could have appended, such as names of any length.
+    event
+        .check()
+        .map_err(|e| Error::corrupt("content is not that of an event").because(e))?;
+
     let commitments = Commitments { secret: &secret };
-    let mut committed: Vec<(String, Digest)> = content_fields(&decoded)?
+    let mut committed: Vec<(String, Digest)> = fields
         .into_iter()
         .map(|(name, value)| {
             let commitment = commitments.of(&name, &value);
             (name, commitment)
         })
         .collect();
-    let mut payloads = Vec::new();
     for part in entry.payloads.iter().flatten() {
         let name = format!("payloads/{}", part.name);
         let plain = unseal(split.next().unwrap_or_default(), &name)?;
@@ -362,7 +391,9 @@ pub fn open(entry: &Entry, parts: &[u8], origin: &str, key: &DataKey) -> Result<
             )));
         }
         committed.push((name, commitment));
-        payloads.push(Payload::new(part.name.clone(), part.media, bytes));
+        event
+            .payloads
+            .push(Payload::new(part.name.clone(), part.media, bytes));
     }
     if committed.len() as u64 != content.fields {
         return Err(Error::corrupt(format!(
@@ -374,21 +405,6 @@ pub fn open(entry: &Entry, parts: &[u8], origin: &str, key: &DataKey) -> Result<
     if FieldTree::new(committed).root() != content.root {
         return Err(Error::corrupt("content is not what the entry commits to"));
     }
-    let event = Event {
-        id: entry.event,
-        time: entry.time,
-        kind: entry.kind.clone(),
-        actor: decoded.actor,
-        on_behalf_of: decoded.on_behalf_of,
-        system: decoded.system,
-        session_id: decoded.session_id,
-        correlation: decoded.correlation,
-        refs: decoded.refs,
-        subject: decoded.subject,
-        attributes: decoded.attributes,
-        payloads,
-        capture: decoded.capture,
-    };
     Ok(Opened { event, secret })
 }
 

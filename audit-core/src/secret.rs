@@ -7,14 +7,16 @@ use zeroize::{Zeroize, ZeroizeOnDrop};
 use crate::time::IdSource;
 
 /// 32 secret bytes, wiped when dropped, never printed.
+///
+/// On the heap, because moving a value leaves a copy of it behind that nobody wipes, and a box is moved without them.
 #[derive(Clone, Zeroize, ZeroizeOnDrop)]
-pub struct SecretKey([u8; 32]);
+pub struct SecretKey(Box<[u8; 32]>);
 
 impl SecretKey {
     /// From bytes that the caller wipes.
     #[must_use]
     pub fn new(bytes: [u8; 32]) -> Self {
-        Self(bytes)
+        Self(Box::new(bytes))
     }
 
     /// A new random key.
@@ -25,7 +27,7 @@ impl SecretKey {
 
     /// A key that `fill` writes in place, so that no copy of it is left behind.
     pub(crate) fn filled(fill: impl FnOnce(&mut [u8; 32])) -> Self {
-        let mut key = Self([0; 32]);
+        let mut key = Self(Box::new([0; 32]));
         fill(&mut key.0);
         key
     }

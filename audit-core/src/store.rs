@@ -123,7 +123,15 @@ pub trait ReadStore: Send + Sync + fmt::Debug {
     /// if there is one. Empty exactly when `range` starts at or beyond the end of the log, or is empty.
     async fn rows(&self, range: Range<u64>, parts: Parts) -> Result<Vec<Row>>;
 
-    /// The index of an event.
+    /// What the engine itself says of its files, for example that an index disagrees with its table. May read all of it.
+    ///
+    /// # Errors
+    ///
+    /// `Corrupt`: it found something.
+    async fn integrity(&self) -> Result<()>;
+
+    /// The index of an event. After an append of unknown outcome this answers only once that outcome is settled: a
+    /// commit that is still under way must not land behind an answer `None`.
     async fn position(&self, event: Uuid) -> Result<Option<u64>>;
 
     /// Indexes of the entries that match, in order.
@@ -185,7 +193,7 @@ pub trait Store: ReadStore {
     ///
     /// # Errors
     ///
-    /// `Invalid`: there is another checkpoint of that size, or the log is shorter; nothing was written.
+    /// `Invalid`: there is another checkpoint of that size, the log is shorter, or the size is 0; nothing was written.
     async fn put_checkpoint(&self, size: u64, note: &[u8]) -> Result<()>;
 
     /// Takes the lease of the log's one publisher; `None` while another process holds it.
@@ -196,11 +204,16 @@ pub trait Store: ReadStore {
     ///
     /// # Errors
     ///
+    /// `Unavailable`: it may be done in part, as far as the engine's own leftovers are concerned; repeating finishes it.
     /// `Invalid`: an id has no record; nothing was written.
     async fn rewrap(&self, records: &[KeyRecord]) -> Result<()>;
 
     /// Removes, for good as far as the engine can: the records of `keys`, and the parts, tokens and token rows of the
     /// entries at `indexes`. The entries stay. What is already gone is no error.
+    ///
+    /// # Errors
+    ///
+    /// `Unavailable`: as with [`Store::rewrap`]; repeating finishes it.
     async fn erase(&self, keys: &[Uuid], indexes: &[u64]) -> Result<()>;
 }
 

@@ -26,7 +26,7 @@ const SCHEMA: [(&str, &str); 10] = [
     (
         "checkpoint",
         "CREATE TABLE checkpoint (
-  size INTEGER PRIMARY KEY CHECK (size >= 0),
+  size INTEGER PRIMARY KEY CHECK (size >= 1),
   note BLOB NOT NULL CHECK (length(note) BETWEEN 1 AND 1048576)
 ) STRICT",
     ),
@@ -72,7 +72,7 @@ const SCHEMA: [(&str, &str); 10] = [
     (
         "meta",
         "CREATE TABLE meta (
-  name TEXT PRIMARY KEY,
+  name TEXT PRIMARY KEY CHECK (name = 'origin'),
   value TEXT NOT NULL
 ) STRICT, WITHOUT ROWID",
     ),

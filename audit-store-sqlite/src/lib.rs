@@ -39,7 +39,6 @@
 //! `log.db-shm` (SQLite's), `log.db.queue.lock`, `log.db.write.lock` and `log.db.publisher.lock` (empty; their locks
 //! count, not their presence).
 
-
 mod failure;
 mod layout;
 mod locks;
@@ -241,6 +240,10 @@ impl ReadStore for SqliteStore {
 
     async fn rows(&self, range: Range<u64>, parts: Parts) -> Result<Vec<Row>> {
         self.read(move |db| db.rows(&range, parts)).await
+    }
+
+    async fn integrity(&self) -> Result<()> {
+        self.read(|db| db.integrity()).await
     }
 
     async fn position(&self, event: Uuid) -> Result<Option<u64>> {

@@ -94,7 +94,7 @@ impl Writer {
     pub(crate) fn put_checkpoint(&self, size: u64, note: &[u8]) -> Result<()> {
         self.write(|db| {
             let log = db.size()?;
-            if size > log {
+            if size == 0 || size > log {
                 return Err(Error::invalid(format!(
                     "a checkpoint of tree size {size} in a log of {log} entries"
                 )));

@@ -27,6 +27,7 @@ pub enum Call {
     Description,
     Head,
     Rows,
+    Integrity,
     Position,
     Find,
     TokenRows,
@@ -181,6 +182,10 @@ impl ReadStore for FaultyStore {
 
     async fn rows(&self, range: Range<u64>, parts: Parts) -> Result<Vec<Row>> {
         self.around(Call::Rows, self.inner.rows(range, parts)).await
+    }
+
+    async fn integrity(&self) -> Result<()> {
+        self.around(Call::Integrity, self.inner.integrity()).await
     }
 
     async fn position(&self, event: Uuid) -> Result<Option<u64>> {

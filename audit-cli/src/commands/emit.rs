@@ -3,6 +3,7 @@
 use std::collections::VecDeque;
 
 use audit_core::EVENT_JSON_BYTES_MAX;
+use audit_core::entry::kinds;
 use audit_core::event::{
     Actor, ActorKind, Capture, Event, Guarantee, Kind, Media, Payload, SystemRef,
 };
@@ -84,7 +85,7 @@ fn event(args: EmitArgs) -> Result<Event> {
     for text in &args.payloads {
         let (name, path) = super::pair("--payload", text)?;
         let bytes = std::fs::read(path)
-            .map_err(|e| CliError::because(format!("{path} can't be read"), &e))?;
+            .map_err(|e| CliError::because(format!("{path} can't be read"), &e).code(2))?;
         let media = match std::path::Path::new(path)
             .extension()
             .and_then(|e| e.to_str())
@@ -95,6 +96,12 @@ fn event(args: EmitArgs) -> Result<Event> {
             _ => Media::Bytes,
         };
         event.payloads.push(Payload::new(name, media, bytes));
+    }
+    if kinds::ALL.contains(&event.kind.as_str()) {
+        return Err(CliError::usage(format!(
+            "kind {} is written by the log itself",
+            event.kind
+        )));
     }
     event.check().map_err(usage)?;
     Ok(event)

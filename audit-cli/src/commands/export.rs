@@ -18,7 +18,9 @@ pub(crate) async fn run(context: &Context, args: &ExportArgs) -> Result<u8> {
             .write(true)
             .create_new(true)
             .open(&path)
-            .map_err(|e| CliError::because(format!("{} can't be made", path.display()), &e))?;
+            .map_err(|e| {
+                CliError::because(format!("{} can't be made", path.display()), &e).code(2)
+            })?;
         let written = audit_verify::bundle::export(&evidence, file, with_parts);
         if written.is_err() {
             // Half a bundle is no evidence.

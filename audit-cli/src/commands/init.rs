@@ -165,7 +165,7 @@ async fn steps(wanted: Wanted, files: &mut Vec<PathBuf>) -> Result<(String, Arc<
     // A state file under this name is the memory of another log; signing on top of it would be a fork.
     let state = StateFile::new(&wanted.state_dir, &wanted.origin);
     if state.read()?.is_some() {
-        return Err(CliError::new(format!(
+        return Err(CliError::usage(format!(
             "this host remembers a log {:?} already ({})",
             wanted.origin,
             state.path().display()
@@ -188,14 +188,13 @@ async fn steps(wanted: Wanted, files: &mut Vec<PathBuf>) -> Result<(String, Arc<
         files.push(path.clone());
     }
     let store = wanted.store.create()?;
-    if let Some(path) = wanted.store.path() {
-        files.push(path.to_owned());
-    }
+    files.extend(wanted.store.files());
+    // There was none before, so this one is the new log's.
+    files.push(state.path().to_owned());
     let mut options = LogOptions::new(store, Arc::clone(&keys));
     options.state_dir = Some(wanted.state_dir.clone());
     let log = Log::create(options).await?;
     log.close().await?;
-    files.push(state.path().to_owned());
     let vkey = keys.vkey().to_string();
     let file = ConfigFile {
         store: Some(wanted.store_url.clone()),

@@ -142,7 +142,13 @@ async fn serve(
     public: bool,
     upstreams: &BTreeMap<String, Upstream>,
 ) -> Result<u8> {
-    let failed = |e: audit_gateway::Error| CliError::because("the gateway can't run", &e);
+    let failed = |e: audit_gateway::Error| {
+        let error = CliError::because("the gateway can't run", &e);
+        match e.kind() {
+            audit_gateway::ErrorKind::Invalid => error.code(2),
+            _ => error,
+        }
+    };
     let bound = Gateway::bind(config, log.clone()).await.map_err(failed)?;
     let address = bound.local_addr();
     output::note(&format!("listening on http://{address}"));

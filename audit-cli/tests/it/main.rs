@@ -1,3 +1,15 @@
-//! Tests of the whole: the binary, and what the repository says of itself.
+//! The program as a user runs it, and what the documentation says of the crates.
+
+#![expect(
+    clippy::unwrap_used,
+    clippy::panic,
+    reason = "in a test a panic is the report, in its helpers too"
+)]
 
 mod architecture;
+mod emit;
+mod init;
+mod read;
+mod support;
+mod tamper;
+mod verify;

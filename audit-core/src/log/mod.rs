@@ -10,7 +10,7 @@ use std::sync::{Arc, Mutex, PoisonError};
 use std::time::Duration;
 
 use audit_tlog::tlog_proof::TlogProof;
-use tokio::sync::{mpsc, oneshot, watch};
+use tokio::sync::{OwnedSemaphorePermit, Semaphore, mpsc, oneshot, watch};
 use tokio::task::JoinHandle;
 use uuid::Uuid;
 
@@ -49,6 +49,10 @@ pub struct LogOptions {
     pub queue_events_max: usize,
     /// Events of one batch.
     pub batch_events_max: usize,
+    /// Stored bytes of one batch; one event may have more, and is then a batch of its own.
+    pub batch_bytes_max: usize,
+    /// Payload bytes that may wait, in all events together, before `append` itself waits.
+    pub queue_bytes_max: usize,
     /// An epoch with traffic ends after this time.
     pub epoch: Duration,
     /// An idle writer leaves a sign of life after this time.
@@ -70,6 +74,8 @@ impl LogOptions {
             state_dir: None,
             queue_events_max: 4096,
             batch_events_max: 1024,
+            batch_bytes_max: 16 * 1024 * 1024,
+            queue_bytes_max: 512 * 1024 * 1024,
             epoch: Duration::from_secs(60),
             heartbeat: Duration::from_secs(600),
             publish: Duration::from_secs(1),
@@ -180,6 +186,9 @@ struct Shared {
     data_keys: Mutex<KeyCache>,
     published: watch::Sender<u64>,
     trouble: Mutex<Option<String>>,
+    /// A permit for each KiB that may wait.
+    waiting: Arc<Semaphore>,
+    waiting_kib_max: u32,
 }
 
 impl fmt::Debug for Shared {
@@ -229,6 +238,9 @@ struct KeyCache {
     order: VecDeque<String>,
 }
 
+/// As many permits as a semaphore surely has, on machines of 32 bits too: 256 GiB.
+const WAITING_KIB_MAX: u32 = 1 << 28;
+
 /// Scopes whose key is kept in memory; each costs about 300 bytes.
 const DATA_KEYS_MAX: usize = 4096;
 
@@ -270,6 +282,8 @@ impl Log {
         }
         let run = options.ids.uuid_v7(options.clock.now());
         let (published, _) = watch::channel(0);
+        let waiting_kib_max = u32::try_from(options.queue_bytes_max / 1024).unwrap_or(u32::MAX);
+        let waiting_kib_max = waiting_kib_max.clamp(1, WAITING_KIB_MAX);
         let shared = Arc::new(Shared {
             store: Arc::clone(&options.store),
             keys: Arc::clone(&options.keys),
@@ -279,11 +293,14 @@ impl Log {
             data_keys: Mutex::default(),
             published,
             trouble: Mutex::default(),
+            waiting: Arc::new(Semaphore::new(waiting_kib_max as usize)),
+            waiting_kib_max,
         });
         let (grown, growth) = watch::channel(0);
         let mut writer = Writer::new(&options, run, grown);
         writer.open_run().await?;
         let (jobs, queue) = mpsc::channel(options.queue_events_max.max(1));
+        let seen = Arc::clone(&writer.seen);
         let writer = tokio::spawn(writer.run(queue));
         let publisher = state.map(|state| {
             publisher::spawn(publisher::Publisher {
@@ -292,6 +309,7 @@ impl Log {
                 state,
                 interval: options.publish,
                 growth,
+                seen,
                 shared: Arc::downgrade(&shared),
             })
         });
@@ -330,8 +348,9 @@ impl Log {
         }
         event.check()?;
         let id = event.id;
-        // Compressing and encrypting a large payload would hold up the runtime's other tasks.
         let bytes: usize = event.payloads.iter().map(|p| p.bytes.len()).sum();
+        let room = self.shared.room(bytes).await?;
+        // Compressing and encrypting a large payload would hold up the runtime's other tasks.
         let draft = if bytes > 64 * 1024 {
             let shared = Arc::clone(&self.shared);
             tokio::task::spawn_blocking(move || shared.draft(&event))
@@ -345,6 +364,7 @@ impl Log {
             .send(Job {
                 draft: Box::new(draft),
                 reply,
+                room: Some(room),
             })
             .await
             .map_err(|e| Error::unavailable("the log is closed").because(e.to_string()))?;
@@ -374,6 +394,7 @@ impl Log {
             .send(Job {
                 draft: Box::new(Draft::close()),
                 reply,
+                room: None,
             })
             .await
             .is_ok();
@@ -435,6 +456,16 @@ impl Log {
 }
 
 impl Shared {
+    /// Waits until payloads of so many bytes may wait too. One event may be larger than all that may wait; it then
+    /// waits alone.
+    async fn room(&self, bytes: usize) -> Result<OwnedSemaphorePermit> {
+        let kib = u32::try_from(bytes / 1024 + 1).unwrap_or(u32::MAX);
+        Arc::clone(&self.waiting)
+            .acquire_many_owned(kib.min(self.waiting_kib_max))
+            .await
+            .map_err(|e| Error::unavailable("the log is closed").because(e))
+    }
+
     /// Everything of an entry that doesn't depend on its place in the run.
     fn draft(&self, event: &Event) -> Result<Draft> {
         let tokens = self.keys.index_key().tokens(event)?.map(|tokens| {

@@ -2,9 +2,10 @@
 
 use std::io::Write as _;
 use std::path::{Path, PathBuf};
-use std::sync::{Arc, Weak};
+use std::sync::{Arc, Mutex, PoisonError, Weak};
 use std::time::Duration;
 
+use audit_tlog::Hash;
 use audit_tlog::checkpoint::{self, Checkpoint};
 use audit_tlog::note::VerifierKey;
 use audit_tlog::proof;
@@ -12,12 +13,13 @@ use tokio::sync::{oneshot, watch};
 use tokio::task::JoinHandle;
 
 use super::Shared;
+use super::writer::Seen;
 use crate::error::{Error, ErrorKind, Result};
 use crate::hex;
 use crate::keyring::KeyRing;
 use crate::reader::tiles_for;
 use crate::seal::sha256;
-use crate::store::{Lease, ReadStore, Store};
+use crate::store::{Head, Lease, ReadStore, Store};
 
 /// Bytes of a state file: one signed checkpoint.
 const STATE_BYTES_MAX: u64 = 64 * 1024;
@@ -125,7 +127,8 @@ impl StateFile {
     }
 }
 
-/// Compares the store with what this host remembers of the log; `false` if it remembers nothing.
+/// Compares the store with what this host remembers of the log, and with the store's own latest checkpoint; `false` if
+/// this host remembers nothing.
 ///
 /// # Errors
 ///
@@ -135,56 +138,73 @@ pub async fn rollback_check(
     state: &StateFile,
     vkey: &VerifierKey,
 ) -> Result<bool> {
+    // The checkpoint is read before the head, so that another process can't publish in between.
+    let own = own_checkpoint(store, vkey).await?;
+    let head = store.head().await?;
+    if let Some((size, root)) = own {
+        check_continues(
+            store,
+            &head,
+            size,
+            &root,
+            "the store's own latest checkpoint",
+        )
+        .await?;
+    }
     let Some((remembered, _)) = state.checkpoint(vkey)? else {
         return Ok(false);
     };
-    check_against(
-        store,
-        &remembered,
-        &format!("state file {}", state.path().display()),
-    )
-    .await?;
+    let whose = format!("state file {}", state.path().display());
+    check_continues(store, &head, remembered.size, &remembered.root, &whose).await?;
     Ok(true)
 }
 
-/// Checks that the log in the store is one that `remembered` was signed over, or a continuation of it.
-async fn check_against(store: &dyn ReadStore, remembered: &Checkpoint, whose: &str) -> Result<()> {
-    let head = store.head().await?;
-    if head.size < remembered.size {
+/// The latest checkpoint in the store, which this log's key must have signed.
+async fn own_checkpoint(store: &dyn ReadStore, vkey: &VerifierKey) -> Result<Option<(u64, Hash)>> {
+    let Some(note) = store.latest_checkpoint().await? else {
+        return Ok(None);
+    };
+    let (checkpoint, _) = checkpoint::open(&note, vkey.name(), vkey).map_err(|e| {
+        Error::corrupt("the store's latest checkpoint is not signed by this log's key").because(e)
+    })?;
+    Ok(Some((checkpoint.size, checkpoint.root)))
+}
+
+/// Checks that the log up to `head` begins with the tree of `size` entries and root hash `root`.
+pub(super) async fn check_continues(
+    store: &dyn ReadStore,
+    head: &Head,
+    size: u64,
+    root: &Hash,
+    whose: &str,
+) -> Result<()> {
+    if head.size < size {
         return Err(Error::new(
             ErrorKind::RolledBack,
             format!(
-                "the store holds {} entries, but {whose} remembers a checkpoint over {}",
-                head.size, remembered.size
+                "the store holds {} entries, but {whose} knows of {size}",
+                head.size
             ),
         ));
     }
-    if remembered.size == 0 {
+    if size == 0 {
         return Ok(());
     }
-    let new_root = head.edge.root();
-    let ids = proof::consistency_tiles(remembered.size, head.size)
-        .map_err(|e| Error::corrupt("tree sizes are out of range").because(e))?;
     let differs = || {
         Error::new(
             ErrorKind::RolledBack,
             format!(
-                "the store holds another history than the one that {whose} remembers up to {} entries",
-                remembered.size
+                "the store holds another history than the one that {whose} knows up to {size} entries"
             ),
         )
     };
+    let ids = proof::consistency_tiles(size, head.size)
+        .map_err(|e| Error::corrupt("tree sizes are out of range").because(e))?;
     let tiles = tiles_for(store, ids).await?;
-    let proof = proof::consistency_proof(remembered.size, head.size, &tiles)
-        .map_err(|e| differs().because(e))?;
-    proof::verify_consistency(
-        remembered.size,
-        head.size,
-        &remembered.root,
-        &new_root,
-        &proof,
-    )
-    .map_err(|e| differs().because(e))
+    let proof =
+        proof::consistency_proof(size, head.size, &tiles).map_err(|e| differs().because(e))?;
+    proof::verify_consistency(size, head.size, root, &head.edge.root(), &proof)
+        .map_err(|e| differs().because(e))
 }
 
 pub(super) struct Publisher {
@@ -193,6 +213,8 @@ pub(super) struct Publisher {
     pub(super) state: StateFile,
     pub(super) interval: Duration,
     pub(super) growth: watch::Receiver<u64>,
+    /// What this process's writer saw last: nothing is signed that contradicts it.
+    pub(super) seen: Arc<Mutex<Option<Seen>>>,
     pub(super) shared: Weak<Shared>,
 }
 
@@ -244,7 +266,10 @@ impl Publisher {
                     }
                 }
                 // What is signed must never contradict what was signed before: stop for good.
-                Err(e) if super::is_fatal(e.kind()) || last => return Err(e),
+                // A checkpoint of unknown outcome is no such case: the state file has it, and it is released again.
+                Err(e) if last || (super::is_fatal(e.kind()) && e.kind() != ErrorKind::Unknown) => {
+                    return Err(e);
+                }
                 // Another process publishes, or the store is out of reach: try again at the next turn.
                 Ok(None) | Err(_) => {}
             }
@@ -272,27 +297,30 @@ impl Publisher {
         let state = self.state.clone();
         let key = vkey.clone();
         let remembered = blocking(move || state.checkpoint(&key)).await?;
+        let own = own_checkpoint(&*self.store, &vkey).await?;
+        // Before the head: the writer may go on meanwhile, and then the head is further than what it saw.
+        let seen = self
+            .seen
+            .lock()
+            .unwrap_or_else(PoisonError::into_inner)
+            .clone();
         let head = self.store.head().await?;
+        let store = &*self.store;
+        if let Some(seen) = &seen {
+            check_continues(store, &head, seen.size, &seen.root, "this run").await?;
+        }
+        if let Some((size, root)) = &own {
+            let whose = "the store's own latest checkpoint";
+            check_continues(store, &head, *size, root, whose).await?;
+        }
         if let Some((checkpoint, note)) = &remembered {
             let whose = format!("state file {}", self.state.path().display());
-            check_against(&*self.store, checkpoint, &whose).await?;
+            check_continues(store, &head, checkpoint.size, &checkpoint.root, &whose).await?;
             if head.size == checkpoint.size {
                 // Dying after the state file was written, before the store had the signature, leads here.
                 self.store.put_checkpoint(checkpoint.size, note).await?;
                 return Ok(Some(head.size));
             }
-        } else if let Some(note) = self.store.latest_checkpoint().await? {
-            // A host without memory takes up what the store has, if the log's own key signed it.
-            let (checkpoint, _) = checkpoint::open(&note, vkey.name(), &vkey).map_err(|e| {
-                Error::corrupt("the store's latest checkpoint is not signed by this log's key")
-                    .because(e)
-            })?;
-            check_against(
-                &*self.store,
-                &checkpoint,
-                "the store's own latest checkpoint",
-            )
-            .await?;
         }
         if head.size == 0 {
             return Ok(None);

@@ -7,14 +7,14 @@ use std::time::Duration;
 
 use audit_tlog::Hash;
 use audit_tlog::hash::leaf_hash;
-use tokio::sync::{mpsc, oneshot, watch};
+use tokio::sync::{OwnedSemaphorePermit, mpsc, oneshot, watch};
 use tokio::time::Instant;
 use uuid::Uuid;
 
 use super::{LogOptions, is_fatal};
-use crate::chain::{MacChain, opening_message};
+use crate::chain::{MacChain, signed_message};
 use crate::datakey::{DataKey, KeyRecord};
-use crate::entry::{Entry, FORMAT, LogFacts, LogKeys, Opening, kinds};
+use crate::entry::{Entry, FORMAT, LogFacts, LogKeys, Opening, TreeHead, kinds};
 use crate::error::{Error, ErrorKind, Result};
 use crate::event::Kind;
 use crate::hex::{Digest, Hex};
@@ -75,6 +75,25 @@ impl Draft {
 pub(super) struct Job {
     pub(super) draft: Box<Draft>,
     pub(super) reply: oneshot::Sender<Result<(u64, Digest)>>,
+    /// Given back when the job is done.
+    pub(super) room: Option<OwnedSemaphorePermit>,
+}
+
+impl Job {
+    fn answer(self, outcome: Result<(u64, Digest)>) {
+        // The event's bytes are dropped before others take their room.
+        drop(self.draft);
+        drop(self.room);
+        // A caller who stopped waiting is no error.
+        drop(self.reply.send(outcome));
+    }
+
+    fn stored_bytes(&self) -> usize {
+        self.draft
+            .sealed
+            .as_ref()
+            .map_or(0, |sealed| sealed.parts.len())
+    }
 }
 
 fn own_kind(name: &str) -> Kind {
@@ -94,9 +113,9 @@ struct Made {
 
 /// What the writer saw of the log last.
 #[derive(Clone)]
-struct Seen {
-    size: u64,
-    root: Hash,
+pub(super) struct Seen {
+    pub(super) size: u64,
+    pub(super) root: Hash,
 }
 
 /// The writer of one run.
@@ -107,6 +126,7 @@ pub(super) struct Writer {
     ids: Arc<dyn IdSource>,
     build: String,
     batch_events_max: usize,
+    batch_bytes_max: usize,
     epoch: Duration,
     heartbeat: Duration,
     chain: MacChain,
@@ -116,7 +136,7 @@ pub(super) struct Writer {
     traffic: u64,
     epoch_started: Instant,
     appended: Instant,
-    seen: Arc<Mutex<Option<Seen>>>,
+    pub(super) seen: Arc<Mutex<Option<Seen>>>,
     grown: watch::Sender<u64>,
     /// Why nothing more may be appended.
     broken: Option<(ErrorKind, String)>,
@@ -134,6 +154,7 @@ impl Writer {
             ids: Arc::clone(&options.ids),
             build: options.build.clone(),
             batch_events_max: options.batch_events_max.max(1),
+            batch_bytes_max: options.batch_bytes_max,
             epoch: options.epoch,
             heartbeat: options.heartbeat,
             chain,
@@ -179,9 +200,7 @@ impl Writer {
             .keys
             .auditor()
             .seal_run_key(self.keys.origin(), run, &k0, &*self.ids)?;
-        let writer = self.keys.writer();
         let first = self.store.head().await?.size == 0;
-        let now = self.clock.now();
         let (kind, log) = if first {
             (
                 kinds::LOG_OPENED,
@@ -199,33 +218,12 @@ impl Writer {
                 build: self.build.clone(),
                 previous,
                 sealed,
-                signature: None,
-                signer: Hex(writer.public_key()),
             }),
             ..log
         };
-        let mut draft = self.own(kind, log);
-        draft.time = now;
         self.chain = MacChain::start(run, k0);
-
-        // The signature covers the whole entry but its MAC, so the entry is made first without it.
-        let mut entry = self.place(&draft, now);
-        entry.run = run;
-        let signature = writer.sign(&opening_message(&entry))?;
-        if let Some(opening) = draft.log.as_mut().and_then(|l| l.opening.as_mut()) {
-            opening.signature = Some(Hex(signature));
-        }
-        let mut entry = self.place(&draft, now);
-        let mut chain = self.chain.clone();
-        chain.append(&mut entry);
-        let made = Self::made(&entry, &draft)?;
-        let expect_size = first.then_some(0);
-        self.commit(vec![made], expect_size).await?;
-        self.chain = chain;
-        self.recorded = entry.recorded;
-        self.epoch_entries = 1;
+        self.append_own(kind, log, first.then_some(0)).await?;
         self.epoch_started = Instant::now();
-        self.appended = self.epoch_started;
         Ok(())
     }
 
@@ -248,8 +246,7 @@ impl Writer {
                     if self.traffic > 0 && now >= epoch_end {
                         drop(self.close_epoch().await);
                     } else if now >= heartbeat {
-                        let size = self.seen_size();
-                        drop(self.append_own(kinds::HEARTBEAT, LogFacts { size: Some(size), ..LogFacts::default() }).await);
+                        drop(self.append_own(kinds::HEARTBEAT, LogFacts::default(), None).await);
                     }
                     // Also after a failure: try again after the full interval, not at once.
                     self.appended = self.appended.max(now);
@@ -261,6 +258,7 @@ impl Writer {
             };
             let Some(first) = first else { break };
             let mut jobs = Vec::new();
+            let mut bytes = 0;
             let mut next = Some(first);
             // A lone event doesn't wait for company: only what has already come joins it.
             while let Some(job) = next {
@@ -268,8 +266,9 @@ impl Writer {
                     closer = Some(job.reply);
                     break;
                 }
+                bytes += job.stored_bytes();
                 jobs.push(job);
-                next = if jobs.len() < self.batch_events_max {
+                next = if jobs.len() < self.batch_events_max && bytes < self.batch_bytes_max {
                     queue.try_recv().ok()
                 } else {
                     None
@@ -295,6 +294,7 @@ impl Writer {
                     entries: Some(entries),
                     ..LogFacts::default()
                 },
+                None,
             )
             .await;
         drop(closer);
@@ -307,8 +307,7 @@ impl Writer {
         match outcome {
             Ok(places) => {
                 for (job, place) in jobs.into_iter().zip(places) {
-                    // A caller who stopped waiting is no error.
-                    drop(job.reply.send(Ok(place)));
+                    job.answer(Ok(place));
                 }
             }
             // One bad event must not take the others with it: each is tried alone.
@@ -319,7 +318,7 @@ impl Writer {
             }
             Err(e) if jobs.len() == 1 => {
                 if let Some(job) = jobs.pop() {
-                    drop(job.reply.send(Err(e)));
+                    job.answer(Err(e));
                 }
             }
             Err(e) => {
@@ -329,7 +328,7 @@ impl Writer {
                         Some(source) => copy.because(source.to_string()),
                         None => copy,
                     };
-                    drop(job.reply.send(Err(copy)));
+                    job.answer(Err(copy));
                 }
             }
         }
@@ -344,19 +343,22 @@ impl Writer {
         for job in jobs {
             let draft = &job.draft;
             recorded = recorded.max(self.clock.now());
-            let mut entry = self.place(draft, recorded);
+            let mut entry = place(chain.run(), draft, recorded);
             let new_key = draft
                 .key
                 .as_ref()
                 .filter(|key| !key.stored.load(Ordering::Acquire) && introduced.insert(key.key.id));
             entry.keys = new_key.map(|key| vec![key.record.digest()]);
             chain.append(&mut entry);
-            let mut one = Self::made(&entry, draft)?;
+            let mut one = Made::new(&entry, draft)?;
             one.record = new_key.map(Arc::clone);
             made.push(one);
         }
         let leaves: Vec<Digest> = made.iter().map(|m| m.leaf.into()).collect();
-        let first = self.commit(made, None).await?;
+        let made = Arc::new(made);
+        let first = self
+            .commit(Box::new(move |_: &Head| Ok(Arc::clone(&made))), None)
+            .await?;
         self.chain = chain;
         self.recorded = recorded;
         self.epoch_entries += leaves.len() as u64;
@@ -372,17 +374,18 @@ impl Writer {
         }
     }
 
-    fn seen_size(&self) -> u64 {
-        self.seen
-            .lock()
-            .unwrap_or_else(PoisonError::into_inner)
-            .as_ref()
-            .map_or(0, |seen| seen.size)
-    }
-
-    fn own(&self, kind: &str, log: LogFacts) -> Draft {
+    /// Appends one of the log's own entries. It says what the tree was right before it, so it is made anew for each
+    /// attempt, under the store's lock; `expect_size` is the size that the log must have.
+    async fn append_own(
+        &mut self,
+        kind: &str,
+        log: LogFacts,
+        expect_size: Option<u64>,
+    ) -> Result<()> {
+        self.usable()?;
         let now = self.clock.now();
-        Draft {
+        let recorded = self.recorded.max(now);
+        let draft = Draft {
             event: self.ids.uuid_v7(now),
             kind: own_kind(kind),
             time: now,
@@ -391,19 +394,41 @@ impl Writer {
             key: None,
             sealed: None,
             closes: false,
-        }
-    }
-
-    async fn append_own(&mut self, kind: &str, log: LogFacts) -> Result<()> {
-        self.usable()?;
-        let draft = self.own(kind, log);
-        let recorded = self.recorded.max(self.clock.now());
-        let mut entry = self.place(&draft, recorded);
-        let mut chain = self.chain.clone();
-        chain.append(&mut entry);
-        let made = Self::made(&entry, &draft)?;
-        self.commit(vec![made], None).await?;
-        self.chain = chain;
+        };
+        let signer = draft
+            .log
+            .as_ref()
+            .is_some_and(|log| log.opening.is_some())
+            .then(|| self.keys.writer());
+        let before = self.chain.clone();
+        let after = Arc::new(Mutex::new(None));
+        let make = {
+            let after = Arc::clone(&after);
+            move |head: &Head| {
+                let mut chain = before.clone();
+                let mut entry = place(chain.run(), &draft, recorded);
+                if let Some(log) = &mut entry.log {
+                    log.head = Some(TreeHead {
+                        root: head.edge.root().into(),
+                        size: head.size,
+                    });
+                    log.signer = signer.as_ref().map(|signer| Hex(signer.public_key()));
+                }
+                if let Some(signer) = &signer {
+                    let signature = signer.sign(&signed_message(&entry))?;
+                    if let Some(log) = &mut entry.log {
+                        log.signature = Some(Hex(signature));
+                    }
+                }
+                chain.append(&mut entry);
+                *after.lock().unwrap_or_else(PoisonError::into_inner) = Some(chain);
+                Ok(Arc::new(vec![Made::new(&entry, &draft)?]))
+            }
+        };
+        self.commit(Box::new(make), expect_size).await?;
+        let chain = after.lock().unwrap_or_else(PoisonError::into_inner).take();
+        self.chain = chain
+            .ok_or_else(|| Error::corrupt("the store committed a batch that it never asked for"))?;
         self.recorded = recorded;
         self.epoch_entries += 1;
         self.appended = Instant::now();
@@ -418,6 +443,7 @@ impl Writer {
                 entries: Some(entries),
                 ..LogFacts::default()
             },
+            None,
         )
         .await?;
         // The closing entry is durable; from here on nobody, not even this process, can make an entry of that epoch.
@@ -428,56 +454,27 @@ impl Writer {
         Ok(())
     }
 
-    /// The entry of a draft, without its place in the chain.
-    fn place(&self, draft: &Draft, recorded: Timestamp) -> Entry {
-        Entry {
-            content: draft.sealed.as_ref().map(|s| s.content.clone()),
-            epoch: 0,
-            event: draft.event,
-            key: draft.key.as_ref().map(|k| k.key.id),
-            keys: None,
-            kind: draft.kind.clone(),
-            log: draft.log.clone(),
-            mac: Hex([0; 32]),
-            payloads: draft.sealed.as_ref().and_then(|s| s.payloads.clone()),
-            recorded,
-            run: self.chain.run(),
-            seq: 0,
-            time: draft.time,
-            tokens: draft.tokens.as_ref().map(TokenSet::digest),
-            v: FORMAT,
-        }
-    }
-
-    fn made(entry: &Entry, draft: &Draft) -> Result<Made> {
-        let bytes = entry.encode()?;
-        Ok(Made {
-            leaf: leaf_hash(&bytes),
-            entry: bytes,
-            columns: Columns {
-                event: draft.event,
-                kind: draft.kind.clone(),
-                time: draft.time,
-            },
-            tokens: draft.tokens.clone(),
-            parts: draft.sealed.as_ref().map(|s| s.parts.clone()),
-            record: None,
-        })
-    }
-
     /// Commits entries as one batch, all or none, and answers with the index of the first.
     ///
-    /// This is the one way into the store. `expect_size` is the size that the log must have.
-    async fn commit(&mut self, made: Vec<Made>, expect_size: Option<u64>) -> Result<u64> {
-        let count = made.len() as u64;
-        let made = Arc::new(made);
+    /// This is the one way into the store. `make` gives the entries for a head, once per attempt; `expect_size` is the
+    /// size that the log must have.
+    async fn commit(&mut self, mut make: Make, expect_size: Option<u64>) -> Result<u64> {
+        let last = Arc::new(Mutex::new(Arc::default()));
         let build = {
-            let made = Arc::clone(&made);
+            let last = Arc::clone(&last);
             let seen = Arc::clone(&self.seen);
-            move |head: &Head| batch(head, &made, &seen, expect_size)
+            move |head: &Head| {
+                check_head(head, &seen, expect_size)?;
+                let made = make(head)?;
+                let batch = batch(head, &made);
+                *last.lock().unwrap_or_else(PoisonError::into_inner) = made;
+                Ok(batch)
+            }
         };
         // Dying before this point loses nothing that anyone was told of: the entries are only in memory.
         let appended = self.store.append(Box::new(build)).await;
+        // The entries of the last attempt: the only ones that can be in the store.
+        let made: Arc<Vec<Made>> = Arc::clone(&last.lock().unwrap_or_else(PoisonError::into_inner));
         // Dying from here on: the batch is in the store whole or not at all. A caller without an answer asks by event
         // id; the next run opens behind whatever is there.
         let head = match appended {
@@ -498,10 +495,40 @@ impl Writer {
         for key in made.iter().filter_map(|m| m.record.as_ref()) {
             key.stored.store(true, Ordering::Release);
         }
-        let first = head.size - count;
+        let first = head.size - made.len() as u64;
+        // If others appended since, what this run saw must still be the beginning of it: a store that was changed and
+        // grew meanwhile would otherwise be signed as if this run's entries stood in it as they were written.
+        if let Err(e) = self.continues(&head, first).await {
+            return Err(if is_fatal(e.kind()) {
+                self.give_up(e)
+            } else {
+                e
+            });
+        }
         self.saw(&head);
         self.grown.send_replace(head.size);
         Ok(first)
+    }
+
+    async fn continues(&self, head: &Head, first: u64) -> Result<()> {
+        let seen = self
+            .seen
+            .lock()
+            .unwrap_or_else(PoisonError::into_inner)
+            .clone();
+        match seen {
+            Some(seen) if seen.size < first => {
+                super::publisher::check_continues(
+                    &*self.store,
+                    head,
+                    seen.size,
+                    &seen.root,
+                    "this run",
+                )
+                .await
+            }
+            _ => Ok(()),
+        }
     }
 
     fn saw(&self, head: &Head) {
@@ -573,13 +600,50 @@ impl Writer {
     }
 }
 
-/// Makes the batch for a head. Called once per attempt, under the store's writer lock where it has one.
-fn batch(
-    head: &Head,
-    made: &[Made],
-    seen: &Mutex<Option<Seen>>,
-    expect_size: Option<u64>,
-) -> Result<Batch> {
+/// Makes the entries for a head; called once per attempt, under the store's writer lock where it has one.
+type Make = Box<dyn FnMut(&Head) -> Result<Arc<Vec<Made>>> + Send>;
+
+/// The entry of a draft, without its place in the chain.
+fn place(run: Uuid, draft: &Draft, recorded: Timestamp) -> Entry {
+    Entry {
+        content: draft.sealed.as_ref().map(|s| s.content.clone()),
+        epoch: 0,
+        event: draft.event,
+        key: draft.key.as_ref().map(|k| k.key.id),
+        keys: None,
+        kind: draft.kind.clone(),
+        log: draft.log.clone(),
+        mac: Hex([0; 32]),
+        payloads: draft.sealed.as_ref().and_then(|s| s.payloads.clone()),
+        recorded,
+        run,
+        seq: 0,
+        time: draft.time,
+        tokens: draft.tokens.as_ref().map(TokenSet::digest),
+        v: FORMAT,
+    }
+}
+
+impl Made {
+    fn new(entry: &Entry, draft: &Draft) -> Result<Self> {
+        let bytes = entry.encode()?;
+        Ok(Self {
+            leaf: leaf_hash(&bytes),
+            entry: bytes,
+            columns: Columns {
+                event: draft.event,
+                kind: draft.kind.clone(),
+                time: draft.time,
+            },
+            tokens: draft.tokens.clone(),
+            parts: draft.sealed.as_ref().map(|s| s.parts.clone()),
+            record: None,
+        })
+    }
+}
+
+/// Refuses a head that is behind, or of the same size and different from, what this run has seen.
+fn check_head(head: &Head, seen: &Mutex<Option<Seen>>, expect_size: Option<u64>) -> Result<()> {
     if head.edge.size() != head.size {
         return Err(Error::corrupt(format!(
             "the store's tiles hold {} entries, its head says {}",
@@ -608,6 +672,11 @@ fn batch(
             "another process opened this log at the same moment",
         ));
     }
+    Ok(())
+}
+
+/// Puts entries behind a head.
+fn batch(head: &Head, made: &[Made]) -> Batch {
     let mut edge = head.edge.clone();
     // What the head's reader may have left in there isn't this batch's.
     edge.take_changed();
@@ -624,9 +693,9 @@ fn batch(
         });
         keys.extend(one.record.as_ref().map(|key| key.record.clone()));
     }
-    Ok(Batch {
+    Batch {
         rows,
         tiles: edge.take_changed(),
         keys,
-    })
+    }
 }

@@ -427,6 +427,80 @@ async fn a_store_that_was_rolled_back_is_refused() {
 }
 
 #[tokio::test]
+async fn a_store_that_was_changed_while_it_grew_is_neither_written_on_nor_signed() {
+    let bench = Bench::new();
+    let mut options = bench.options();
+    // Nothing is signed meanwhile: this is the open second, in which no checkpoint protects an entry.
+    options.publish = Duration::from_secs(3600);
+    let log = Log::create(options).await.unwrap();
+    log.append(event("s", 0)).await.unwrap();
+
+    // Somebody with the store and no key changes an acknowledged entry, hides that behind a further row, and makes
+    // the tiles fit.
+    let mut contents = bench.memory.contents();
+    let changed = String::from_utf8(contents.rows[1].entry.clone())
+        .unwrap()
+        .replace("llm.request", "llm.requess");
+    contents.rows[1].entry = changed.into_bytes();
+    contents.rows[1].columns.kind = Kind::new("llm.requess").unwrap();
+    let mut noise = contents.rows[0].clone();
+    noise.index = 2;
+    noise.columns.event = System.uuid_v4();
+    noise.entry = String::from_utf8(noise.entry)
+        .unwrap()
+        .replace(
+            &contents.rows[0].columns.event.to_string(),
+            &noise.columns.event.to_string(),
+        )
+        .into_bytes();
+    contents.rows.push(noise);
+    let mut edge = audit_tlog::tile::EdgeTiles::new();
+    for row in &contents.rows {
+        edge.push(audit_tlog::hash::leaf_hash(&row.entry));
+    }
+    contents.tiles = edge
+        .take_changed()
+        .into_iter()
+        .map(|t| ((t.id.level, t.id.index), t.hashes))
+        .collect();
+    bench.memory.replace(contents);
+
+    let error = log.append(event("s", 1)).await.unwrap_err();
+    assert_eq!(error.kind(), ErrorKind::RolledBack, "{error}");
+    assert_eq!(
+        log.append(event("s", 2)).await.unwrap_err().kind(),
+        ErrorKind::RolledBack
+    );
+    assert_eq!(log.close().await.unwrap_err().kind(), ErrorKind::RolledBack);
+    assert!(
+        bench.memory.contents().checkpoints.is_empty(),
+        "the changed log was signed"
+    );
+}
+
+#[tokio::test]
+async fn a_host_with_an_old_memory_doesn_t_sign_against_the_store_s_own_checkpoint() {
+    let bench = Bench::new();
+    let log = bench.create().await;
+    log.append(event("s", 0)).await.unwrap();
+    log.close().await.unwrap();
+    let old = bench.memory.contents();
+    // Another host, with a memory of its own, goes on; then somebody cuts what it appended, but not what it signed.
+    let elsewhere = tempfile::tempdir().unwrap();
+    let mut options = bench.options();
+    options.state_dir = Some(elsewhere.path().to_owned());
+    let log = Log::open(options).await.unwrap();
+    log.append(event("s", 1)).await.unwrap();
+    log.close().await.unwrap();
+    let checkpoints = bench.memory.contents().checkpoints;
+    bench
+        .memory
+        .replace(audit_testkit::memory::Contents { checkpoints, ..old });
+    let error = Log::open(bench.options()).await.unwrap_err();
+    assert_eq!(error.kind(), ErrorKind::RolledBack, "{error}");
+}
+
+#[tokio::test]
 async fn a_publisher_that_died_before_releasing_its_signature_releases_it_at_the_next_start() {
     let bench = Bench::new();
     let log = bench.create().await;
