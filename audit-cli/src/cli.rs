@@ -191,6 +191,9 @@ pub(crate) struct VerifyArgs {
     /// Public key of the log, or @FILE [default: from the configuration file]
     #[arg(long, value_name = "VKEY")]
     pub(crate) vkey: Option<String>,
+    /// Leaf hash of the log's first entry, which pins the keys that it registers [default: from the configuration file]
+    #[arg(long, value_name = "HASH")]
+    pub(crate) opened: Option<String>,
     /// The auditor's private key: check the MAC chains too
     #[arg(long, value_name = "FILE")]
     pub(crate) auditor_key: Option<PathBuf>,
@@ -209,6 +212,9 @@ pub(crate) struct VerifyArgs {
     /// Fail if the last entry is older than this
     #[arg(long, value_name = "DURATION")]
     pub(crate) fresh_within: Option<String>,
+    /// Call it undecided if entries without a checkpoint span more than this
+    #[arg(long, value_name = "DURATION", default_value = "60s")]
+    pub(crate) unpublished_max: String,
     /// The verdict as JSON (docs/verdict.md)
     #[arg(long)]
     pub(crate) json: bool,

@@ -26,6 +26,8 @@ pub(crate) struct ConfigFile {
     pub(crate) state_dir: Option<PathBuf>,
     #[serde(skip_serializing_if = "Option::is_none")]
     pub(crate) vkey: Option<String>,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub(crate) opened: Option<String>,
     #[serde(default, skip_serializing_if = "ServeFile::is_empty")]
     pub(crate) serve: ServeFile,
 }
@@ -120,6 +122,7 @@ pub(crate) struct Settings {
     pub(crate) key: Option<Setting<String>>,
     pub(crate) state_dir: Setting<PathBuf>,
     pub(crate) vkey: Option<Setting<String>>,
+    pub(crate) opened: Option<Setting<String>>,
     pub(crate) serve: ServeFile,
 }
 
@@ -183,6 +186,7 @@ impl Settings {
         };
         Ok(Self {
             vkey: from_file(file.vkey),
+            opened: from_file(file.opened),
             file: path.filter(|p| p.exists()),
             store,
             key,
@@ -268,9 +272,14 @@ fn read(path: &Path) -> Result<ConfigFile> {
         CliError::because(format!("configuration file {shown} can't be read"), &e).code(2)
     })?;
     toml::from_str(&text).map_err(|e| {
+        // The line itself isn't shown: whoever names a key file by mistake must not find it on a screen or in a log.
+        let place = e.span().map_or_else(String::new, |span| {
+            let lines = text.bytes().take(span.start).filter(|b| *b == b'\n');
+            format!(" at line {}", lines.count() + 1)
+        });
         CliError::usage(format!(
-            "configuration file {shown} is wrong:\n{}",
-            e.to_string().trim_end()
+            "configuration file {shown} is wrong{place}: {}",
+            e.message()
         ))
     })
 }

@@ -65,6 +65,18 @@ impl Evidence for StoreEvidence {
         Ok(self.wait(self.store.description())?.map(|d| d.origin))
     }
 
+    fn has_engine(&self) -> bool {
+        true
+    }
+
+    fn has_engine(&self) -> bool {
+        true
+    }
+
+    fn integrity(&self) -> Result<()> {
+        self.wait(self.store.integrity())
+    }
+
     fn size(&self) -> Result<u64> {
         match self.wait(self.store.head()) {
             Ok(head) => Ok(head.size),

@@ -30,6 +30,10 @@ pub(crate) fn is_closed_pipe(e: &CliError) -> bool {
 
 /// Writes a line for the person at the terminal.
 pub(crate) fn note(text: &str) {
+    let text: String = text
+        .chars()
+        .map(|c| if steers(c) && c != '\n' { ' ' } else { c })
+        .collect();
     let mut err = std::io::stderr().lock();
     // There is no better place to say that stderr is gone.
     drop(writeln!(err, "{text}"));
@@ -40,11 +44,32 @@ pub(crate) fn watched() -> bool {
     std::io::stderr().is_terminal()
 }
 
-/// `text` without the control characters by which recorded bytes could steer a terminal.
+/// `text` without the characters by which recorded bytes could steer a terminal or turn a line around.
 pub(crate) fn printable(text: &str) -> String {
     text.chars()
-        .map(|c| if c.is_control() { ' ' } else { c })
+        .map(|c| if steers(c) { ' ' } else { c })
         .collect()
+}
+
+/// Control characters, and those that change the direction of text (Unicode's Bidi_Control).
+fn steers(c: char) -> bool {
+    c.is_control()
+        || matches!(c, '\u{61c}' | '\u{200e}' | '\u{200f}' | '\u{202a}'..='\u{202e}' | '\u{2066}'..='\u{2069}')
+}
+
+/// JSON in which such characters are escaped; the value is the same.
+pub(crate) fn json_text(json: &str) -> String {
+    use std::fmt::Write as _;
+    let mut out = String::with_capacity(json.len());
+    for c in json.chars() {
+        // Line ends stand only between the members of indented JSON.
+        if steers(c) && c != '\n' {
+            write!(out, "\\u{:04x}", u32::from(c)).expect("writing to a string can't fail");
+        } else {
+            out.push(c);
+        }
+    }
+    out
 }
 
 /// `text` cut to `width` characters.

@@ -39,7 +39,7 @@ impl Checkpoints {
             for (size, note) in page.into_iter().take(PAGE) {
                 if size <= self.after {
                     return Err(Error::corrupt(
-                        "checkpoints are not in the order of their sizes",
+                        "checkpoints are not in the order of their sizes, from 1 on",
                     ));
                 }
                 self.after = size;
@@ -58,6 +58,15 @@ impl Checkpoints {
         let (size, note) = self.page.pop_front()?;
         verdict.counts.checkpoints += 1;
         let looked = match checkpoint::open(&note, policy.vkey.name(), &policy.vkey) {
+            Ok((checkpoint, _)) if !checkpoint.extensions.is_empty() => {
+                // Nothing binds them, and the format has none.
+                verdict.find(
+                    Check::Checkpoints,
+                    None,
+                    format!("the checkpoint of size {size} has extension lines"),
+                );
+                Looked::Wrong
+            }
             Ok((checkpoint, _)) if checkpoint.size == size => {
                 verdict.count(Check::Checkpoints, 1);
                 Looked::Signed(checkpoint.into_inner())
@@ -106,6 +115,11 @@ pub(crate) fn remembered(policy: &Policy<'_>, verdict: &mut Verdict) -> VecDeque
     let mut remembered = Vec::new();
     for note in &policy.remembered {
         match checkpoint::open(note, policy.vkey.name(), &policy.vkey) {
+            Ok((checkpoint, _)) if !checkpoint.extensions.is_empty() => {
+                verdict.undecide(
+                    "a remembered checkpoint is none of this log's: it has extension lines",
+                );
+            }
             Ok((checkpoint, _)) => remembered.push(checkpoint.into_inner()),
             Err(e) => verdict.undecide(format!(
                 "a remembered checkpoint is none of this log's: {}",

@@ -19,6 +19,16 @@ use uuid::Uuid;
 /// then that the evidence contradicts itself.
 /// Any other kind: it could not be read. The verdict is then that nothing could be decided.
 pub trait Evidence {
+    /// Whether there is a storage engine that can be asked for the [`integrity`](Self::integrity) of its files.
+    fn has_engine(&self) -> bool {
+        false
+    }
+
+    /// What the engine itself says of its files: `Corrupt` if, say, indexes disagree with their tables.
+    fn integrity(&self) -> Result<()> {
+        Ok(())
+    }
+
     /// The log that this says it is of.
     fn origin(&self) -> Result<Option<String>>;
 
@@ -50,6 +60,12 @@ pub trait Evidence {
 }
 
 impl<E: Evidence + ?Sized> Evidence for &E {
+    fn has_engine(&self) -> bool {
+        (**self).has_engine()
+    }
+    fn integrity(&self) -> Result<()> {
+        (**self).integrity()
+    }
     fn origin(&self) -> Result<Option<String>> {
         (**self).origin()
     }

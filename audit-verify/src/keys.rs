@@ -8,6 +8,7 @@ use audit_core::entry::{KeyDigest, LogKeys, kinds};
 use audit_core::hex::Digest;
 use uuid::Uuid;
 
+use crate::runs::Said;
 use crate::verdict::{Check, Verdict};
 
 const NONE: u64 = u64::MAX;
@@ -78,8 +79,8 @@ impl Keys {
         self.by_id.len() as u64
     }
 
-    /// Checks what an entry says of data keys; `mac`: its MAC is known to be right.
-    pub(crate) fn check(&mut self, index: u64, entry: &Entry, mac: bool, verdict: &mut Verdict) {
+    /// Checks what an entry says of data keys.
+    pub(crate) fn check(&mut self, index: u64, entry: &Entry, said: Said, verdict: &mut Verdict) {
         for introduced in entry.keys.iter().flatten() {
             if !self.introduce(index, entry.run, introduced) {
                 verdict.find(
@@ -117,7 +118,11 @@ impl Keys {
                 }
             }
         }
-        for unknown in self.log_kinds(index, entry, mac) {
+        if !said.signed {
+            // What nobody signed destroys and rewraps nothing.
+            return;
+        }
+        for unknown in self.log_kinds(index, entry, said.mac) {
             if self.incomplete.is_none() {
                 verdict.find(
                     Check::Keys,
@@ -180,11 +185,13 @@ impl Keys {
     }
 
     /// An entry that came while the log was being verified.
-    pub(crate) fn observe(&mut self, index: u64, entry: &Entry) {
+    pub(crate) fn observe(&mut self, index: u64, entry: &Entry, signed: bool) {
         for introduced in entry.keys.iter().flatten() {
             self.introduce(index, entry.run, introduced);
         }
-        self.log_kinds(index, entry, false);
+        if signed {
+            self.log_kinds(index, entry, false);
+        }
     }
 
     /// The parts or tokens of an entry are not there: excused if its key is destroyed later. `false`: it has no key

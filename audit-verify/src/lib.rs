@@ -23,9 +23,12 @@
 //!
 //! # What is not detected
 //!
-//! - A fork or a rewritten history by whoever holds the publisher key, if the policy has neither a remembered checkpoint
-//!   nor an auditor key. With the auditor key, entries changed within a run are found; a run that was replaced as a whole
-//!   by whoever also holds a writer key is not: he draws a new K(0) and seals it to the auditor's public key.
+//! - Another history behind the last opening by whoever holds the publisher key, if the policy has neither a remembered
+//!   checkpoint nor an auditor key; and any other history if it doesn't name the leaf hash of the first entry either, since
+//!   the writer keys are then those that the evidence registers. With it, everything before an opening is under a writer's
+//!   signature. With the auditor key, entries changed within a run are found.
+//! - Whole runs that were replaced by whoever holds both the publisher key and a writer key: he draws a new K(0), seals it
+//!   to the auditor's public key and signs the openings behind them anew. A remembered checkpoint over them shows it.
 //! - An older copy of the whole log, or the newest entries cut off together with their checkpoints, without a remembered
 //!   checkpoint. Checkpoints that are missing while later ones are there are not missed: nothing commits to them.
 //! - Changes of entries that no checkpoint commits to yet, without the auditor key. The verdict counts them.
@@ -80,5 +83,7 @@ mod walk;
 pub use evidence::Evidence;
 pub use policy::{Policy, Progress, Stage};
 pub use single::{ProofRefused, proof};
-pub use verdict::{Check, CheckReport, CheckResult, Counts, Covered, Finding, Outcome, Verdict};
+pub use verdict::{
+    Check, CheckReport, CheckResult, Counts, Covered, Finding, Outcome, Verdict, printable,
+};
 pub use walk::verify;

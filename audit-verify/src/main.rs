@@ -13,10 +13,11 @@ use audit_core::keyring::{
     PassphraseSource as _, Protection,
 };
 use audit_core::time::{Clock as _, System};
+use audit_tlog::Hash;
 use audit_tlog::hash::leaf_hash;
 use audit_tlog::note::{NOTE_LEN_MAX, VerifierKey};
 use audit_tlog::tlog_proof::{PROOF_LEN_MAX, TlogProof};
-use audit_verify::{Policy, Verdict, bundle, verify};
+use audit_verify::{Policy, Verdict, bundle, printable, verify};
 use lexopt::prelude::*;
 
 const HELP: &str = "\
@@ -29,10 +30,13 @@ usage:
 
 log: verifies an evidence bundle
   --vkey VKEY|@FILE      the log's public key, as text or in a file; never from the bundle
+  --opened HASH          the leaf hash of the log's first entry, 64 hexadecimal digits, as its making printed it; fixes
+                         the writer keys
   --auditor-key FILE     the auditor's private key; checks the MAC chains of all runs
   --checkpoint FILE      a checkpoint that you kept from earlier; may be repeated
   --gap-max TIME         the longest time without a record, such as 15m
   --fresh-within TIME    the greatest age of the last published record, such as 1h
+  --unpublished-max TIME the longest time that entries may be without a checkpoint (60s); more decides nothing
   --full                 compute the root a second time, with another implementation
   --no-parts             don't read the stored parts
   --json                 the verdict as JSON
@@ -109,7 +113,7 @@ fn main() -> ExitCode {
                 text.extend(["hint: ", &hint, "\n"]);
             }
             // Nobody is left to tell if standard error is closed.
-            drop(std::io::stderr().write_all(text.as_bytes()));
+            drop(std::io::stderr().write_all(printable(&text).as_bytes()));
             ExitCode::from(2)
         }
     }
@@ -194,6 +198,17 @@ fn duration(value: &OsString) -> Result<Duration> {
         .ok_or_else(wrong)
 }
 
+/// A leaf hash in hexadecimal.
+fn leaf(value: &OsString) -> Result<Hash> {
+    let text = value
+        .to_str()
+        .ok_or_else(|| Failure::new(format!("--opened {} is not text", value.display())))?;
+    Hash::from_hex(text).map_err(|e| {
+        Failure::of("--opened", &e)
+            .hint("it is the leaf hash of the log's first entry, printed when the log was made")
+    })
+}
+
 fn auditor_key(path: &Path) -> Result<AuditorKey> {
     let passphrases = EnvironmentPassphrase::new(|name| std::env::var_os(name));
     Ok(AuditorKeyFile::load_private(path, &passphrases)?)
@@ -212,13 +227,14 @@ fn needed<T>(slot: Option<T>, what: &str) -> Result<T> {
 
 fn log(args: &mut lexopt::Parser) -> Result<u8> {
     let (mut path, mut key, mut auditor) = (None, None, None);
-    let (mut gap_max, mut fresh_within) = (None, None);
+    let (mut opened, mut gap_max, mut fresh_within, mut unpublished_max) = (None, None, None, None);
     let (mut full, mut parts, mut json) = (false, true, false);
     let mut remembered = Vec::new();
     while let Some(arg) = args.next()? {
         match arg {
             Value(value) => once(&mut path, PathBuf::from(value), "BUNDLE")?,
             Long("vkey") => once(&mut key, vkey(args.value()?)?, "--vkey")?,
+            Long("opened") => once(&mut opened, leaf(&args.value()?)?, "--opened")?,
             Long("auditor-key") => {
                 once(&mut auditor, PathBuf::from(args.value()?), "--auditor-key")?;
             }
@@ -231,6 +247,11 @@ fn log(args: &mut lexopt::Parser) -> Result<u8> {
                 duration(&args.value()?)?,
                 "--fresh-within",
             )?,
+            Long("unpublished-max") => once(
+                &mut unpublished_max,
+                duration(&args.value()?)?,
+                "--unpublished-max",
+            )?,
             Long("full") => full = true,
             Long("no-parts") => parts = false,
             Long("json") => json = true,
@@ -241,12 +262,14 @@ fn log(args: &mut lexopt::Parser) -> Result<u8> {
     let vkey = needed(key, "--vkey")?;
     let auditor = auditor.map(|path| auditor_key(&path)).transpose()?;
     let mut policy = Policy::public(vkey, System.now());
+    policy.opened = opened;
     policy.auditor = auditor;
     policy.remembered = remembered;
     policy.full = full;
     policy.content = parts;
     policy.gap_max = gap_max;
     policy.fresh_within = fresh_within;
+    policy.unpublished_max = unpublished_max.unwrap_or(policy.unpublished_max);
     let file =
         File::open(&path).map_err(|e| Failure::of(&format!("bundle {}", path.display()), &e))?;
     let verdict = match bundle::Reader::open(file) {
@@ -301,7 +324,7 @@ fn proof(args: &mut lexopt::Parser) -> Result<u8> {
             };
             print(&format!(
                 "{word}: {}\npublic key  {vkey}\n",
-                failure.message
+                printable(&failure.message)
             ))?;
             Ok(if refused.is_contradiction() { 1 } else { 2 })
         }

@@ -5,6 +5,7 @@ use std::time::Duration;
 use audit_core::chain::AuditorKey;
 use audit_core::keyring::KeyRing;
 use audit_core::time::Timestamp;
+use audit_tlog::Hash;
 use audit_tlog::note::VerifierKey;
 
 /// What the verifier knows of the log and asks of it. Every key, the algorithms and the origin come from here, and
@@ -17,6 +18,9 @@ use audit_tlog::note::VerifierKey;
 pub struct Policy<'a> {
     /// The publisher key; its name is the origin.
     pub vkey: VerifierKey,
+    /// The leaf hash of the first entry, known from elsewhere: what `init` prints. It fixes the writer keys; `None`: they
+    /// are those that the evidence itself registers.
+    pub opened: Option<Hash>,
     /// Opens the sealed run keys; `None`: MAC chains are not checked.
     pub auditor: Option<AuditorKey>,
     /// The operator's keys; `None`: content is not compared with its commitments.
@@ -32,7 +36,10 @@ pub struct Policy<'a> {
     pub gap_max: Option<Duration>,
     /// The greatest age of the last record that a checkpoint commits to.
     pub fresh_within: Option<Duration>,
-    /// The present, for `fresh_within`.
+    /// The longest time that entries may stay unpublished; more decides nothing. A running publisher signs about once a
+    /// second.
+    pub unpublished_max: Duration,
+    /// The present, for `gap_max` and `fresh_within`.
     pub now: Timestamp,
 }
 
@@ -42,6 +49,7 @@ impl Policy<'_> {
     pub fn public(vkey: VerifierKey, now: Timestamp) -> Self {
         Self {
             vkey,
+            opened: None,
             auditor: None,
             operator: None,
             remembered: Vec::new(),
@@ -49,6 +57,7 @@ impl Policy<'_> {
             content: true,
             gap_max: None,
             fresh_within: None,
+            unpublished_max: Duration::from_secs(60),
             now,
         }
     }

@@ -3,7 +3,7 @@
 use std::collections::{BTreeSet, HashMap};
 
 use audit_core::Entry;
-use audit_core::chain::{MacChain, verify_opening};
+use audit_core::chain::{MacChain, verify_signed};
 use audit_core::entry::{LogKeys, Role, kinds};
 use audit_core::hex::Digest;
 use audit_core::time::Timestamp;
@@ -18,6 +18,15 @@ const OPEN_RUNS_MAX: usize = 100;
 /// Runs whose sealed key doesn't open and that are told one by one.
 const UNOPENED_MAX: usize = 100;
 
+/// What is known of an entry that was checked.
+#[derive(Clone, Copy)]
+pub(crate) struct Said {
+    /// Its MAC was checked and is right.
+    pub(crate) mac: bool,
+    /// It is signed by a writer key that was registered before it. False of an entry of a kind that isn't signed.
+    pub(crate) signed: bool,
+}
+
 /// The state of one run: all that is kept of it, whatever its length.
 struct Run {
     seq: u64,
@@ -30,6 +39,11 @@ struct Run {
     closed: bool,
     /// Boxed: most runs of a long log are over.
     chain: Option<Box<MacChain>>,
+}
+
+/// Whether an entry is of a kind that is signed; decoding has seen to it that the members are there.
+fn is_signed(entry: &Entry) -> bool {
+    entry.log.as_ref().is_some_and(|l| l.signer.is_some())
 }
 
 /// The runs of a log.
@@ -60,15 +74,70 @@ impl Runs {
         self.registered.contains(&(role, *key))
     }
 
-    fn register(&mut self, entry: &Entry) {
-        if let Some(LogKeys::Public(keys)) = entry.log.as_ref().and_then(|l| l.keys.as_ref()) {
+    /// Whether an entry of a kind that is signed is signed by a writer key; if so, takes up the keys that it registers.
+    /// What is wrong comes with whether it may only follow from an entry that could not be read.
+    fn authority(&mut self, index: u64, entry: &Entry) -> Result<(), (String, bool)> {
+        let signer = verify_signed(entry).map_err(|e| (describe(&e), false))?;
+        let kind = entry.kind.as_str();
+        let public = match entry.log.as_ref().and_then(|l| l.keys.as_ref()) {
+            Some(LogKeys::Public(keys)) => keys.as_slice(),
+            _ => &[],
+        };
+        // The first entry registers the keys that sign it.
+        let first = index == 0 && kind == kinds::LOG_OPENED;
+        let own = || {
+            public
+                .iter()
+                .any(|k| k.role == Role::Writer && k.public == signer)
+        };
+        if !(self.registers(Role::Writer, &signer) || first && own()) {
+            let message = format!(
+                "{kind} of run {} is signed by {signer}, which no entry up to here registers as a writer key",
+                entry.run
+            );
+            return Err((message, self.damaged.is_some()));
+        }
+        if first || kind == kinds::KEY_REGISTERED {
             self.registered
-                .extend(keys.iter().map(|k| (k.role, k.public)));
+                .extend(public.iter().map(|k| (k.role, k.public)));
+        }
+        Ok(())
+    }
+
+    /// Takes up an entry that came while the log was being verified: whether it is signed by a writer key.
+    pub(crate) fn observe(&mut self, index: u64, entry: &Entry) -> bool {
+        is_signed(entry) && self.authority(index, entry).is_ok()
+    }
+
+    fn signed(&mut self, index: u64, entry: &Entry, verdict: &mut Verdict) -> bool {
+        if !is_signed(entry) {
+            return false;
+        }
+        verdict.count(Check::Signatures, 1);
+        match self.authority(index, entry) {
+            Ok(()) => true,
+            Err((message, follows)) => {
+                verdict.found(Check::Signatures, Some(index), &message, follows);
+                false
+            }
         }
     }
 
-    /// Checks the next entry of the log; answers whether its MAC was checked and is right.
+    /// Checks the next entry of the log.
     pub(crate) fn check(
+        &mut self,
+        index: u64,
+        entry: &Entry,
+        policy: &Policy<'_>,
+        verdict: &mut Verdict,
+    ) -> Said {
+        let signed = self.signed(index, entry, verdict);
+        let mac = self.place(index, entry, policy, verdict);
+        Said { mac, signed }
+    }
+
+    /// Puts the entry into its run; answers whether its MAC was checked and is right.
+    fn place(
         &mut self,
         index: u64,
         entry: &Entry,
@@ -86,9 +155,6 @@ impl Runs {
                 format!("{} stands elsewhere than at index 0", kinds::LOG_OPENED)
             };
             verdict.find(Check::Runs, Some(index), message);
-        }
-        if matches!(kind, kinds::LOG_OPENED | kinds::KEY_REGISTERED) {
-            self.register(entry);
         }
         let opens = entry.log.as_ref().is_some_and(|l| l.opening.is_some());
         let gap_forgiven = |after: Option<u64>| match (self.damaged, after) {
@@ -147,30 +213,11 @@ impl Runs {
 
     fn open(&mut self, index: u64, entry: &Entry, policy: &Policy<'_>, verdict: &mut Verdict) {
         verdict.counts.runs += 1;
-        verdict.count(Check::Openings, 1);
-        let previous = match verify_opening(entry) {
-            Err(e) => {
-                verdict.find(Check::Openings, Some(index), describe(&e));
-                entry
-                    .log
-                    .as_ref()
-                    .and_then(|l| l.opening.as_ref())
-                    .and_then(|o| o.previous)
-            }
-            Ok(opening) => {
-                if !self.registers(Role::Writer, &opening.signer) {
-                    verdict.find(
-                        Check::Openings,
-                        Some(index),
-                        format!(
-                            "run {} is signed by {}, which no entry up to here registers as a writer key",
-                            entry.run, opening.signer
-                        ),
-                    );
-                }
-                opening.previous
-            }
-        };
+        let previous = entry
+            .log
+            .as_ref()
+            .and_then(|l| l.opening.as_ref())
+            .and_then(|o| o.previous);
         let wrong = match previous {
             None if self.by_id.is_empty() => None,
             None => Some("names no run before it, though there are some".to_owned()),
@@ -357,19 +404,6 @@ impl Runs {
                 verdict.counts.epochs_closed += 1;
                 run.closed = true;
                 run.chain = None;
-            }
-            kinds::HEARTBEAT => {
-                let size = entry.log.as_ref().and_then(|l| l.size).unwrap_or_default();
-                if size > index {
-                    verdict.find(
-                        Check::Runs,
-                        Some(index),
-                        format!(
-                            "run {} saw {size} entries where there were {index}",
-                            entry.run
-                        ),
-                    );
-                }
             }
             _ => {}
         }

@@ -20,6 +20,8 @@ const NOTICES_MAX: usize = 100;
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash)]
 #[non_exhaustive]
 pub enum Check {
+    /// What the storage engine says of its own files.
+    Engine,
     /// Every index from 0 to the size has an entry, and no other.
     Index,
     /// Every entry is the canonical encoding of an entry.
@@ -44,8 +46,10 @@ pub enum Check {
     Identity,
     /// Every run opens first, counts without a gap, and ends as it says.
     Runs,
-    /// Every opening is signed by a registered writer key.
-    Openings,
+    /// Every opening, and everything that is said of keys, is signed by a registered writer key.
+    Signatures,
+    /// The tree that each run saw before its openings, epoch ends and heartbeats is the one that is there.
+    Heads,
     /// `recorded` never decreases within a run.
     Recorded,
     /// Data keys are introduced, used, rewrapped and destroyed as the entries say, and their records are there.
@@ -64,7 +68,8 @@ pub enum Check {
 
 impl Check {
     /// Every check, in the order of a report.
-    pub const ALL: [Self; 20] = [
+    pub const ALL: [Self; 22] = [
+        Self::Engine,
         Self::Index,
         Self::Entry,
         Self::Columns,
@@ -77,7 +82,8 @@ impl Check {
         Self::SecondRoot,
         Self::Identity,
         Self::Runs,
-        Self::Openings,
+        Self::Signatures,
+        Self::Heads,
         Self::Recorded,
         Self::Keys,
         Self::TokenRows,
@@ -91,6 +97,7 @@ impl Check {
     #[must_use]
     pub fn as_str(self) -> &'static str {
         match self {
+            Self::Engine => "engine",
             Self::Index => "index",
             Self::Entry => "entry",
             Self::Columns => "columns",
@@ -103,7 +110,8 @@ impl Check {
             Self::SecondRoot => "second_root",
             Self::Identity => "identity",
             Self::Runs => "runs",
-            Self::Openings => "openings",
+            Self::Signatures => "signatures",
+            Self::Heads => "heads",
             Self::Recorded => "recorded",
             Self::Keys => "keys",
             Self::TokenRows => "token_rows",
@@ -117,6 +125,7 @@ impl Check {
     /// What its population counts.
     fn unit(self) -> &'static str {
         match self {
+            Self::Engine => "engines",
             Self::Index | Self::Entry | Self::Columns | Self::Recorded | Self::Mac => "entries",
             Self::Tokens => "token sets",
             Self::Parts => "stored parts",
@@ -125,7 +134,8 @@ impl Check {
             Self::SecondRoot => "leaves",
             Self::Identity => "statements",
             Self::Runs => "runs",
-            Self::Openings => "openings",
+            Self::Signatures => "signatures",
+            Self::Heads => "heads",
             Self::Keys => "data keys",
             Self::TokenRows => "token rows",
             Self::Content => "events",
@@ -161,7 +171,7 @@ impl fmt::Display for Finding {
         if let Some(index) = self.index {
             write!(f, " at index {index}")?;
         }
-        write!(f, ": {}", self.message)
+        write!(f, ": {}", printable(&self.message))
     }
 }
 
@@ -325,11 +335,65 @@ pub(crate) fn describe(error: &dyn std::error::Error) -> String {
     plain(&text)
 }
 
-/// Text that may stem from the evidence, fit for a terminal: no control characters, at most 500 characters.
+/// Whether a character steers what shows text instead of being shown: controls (C0, DEL, C1), bidirectional and other
+/// format characters, line and paragraph separators.
+fn steers(c: char) -> bool {
+    c.is_control()
+        || matches!(
+            c,
+            '\u{ad}'
+                | '\u{61c}'
+                | '\u{180e}'
+                | '\u{200b}'..='\u{200f}'
+                | '\u{2028}'..='\u{202e}'
+                | '\u{2060}'..='\u{206f}'
+                | '\u{feff}'
+                | '\u{fff9}'..='\u{fffb}'
+                | '\u{e0000}'..='\u{e007f}'
+        )
+}
+
+/// Text, some of which may stem from evidence, fit for a terminal: every character that would steer it, apart from line
+/// ends, is replaced by U+FFFD.
+#[must_use]
+pub fn printable(text: &str) -> String {
+    text.chars()
+        .map(|c| {
+            if steers(c) && c != '\n' {
+                '\u{fffd}'
+            } else {
+                c
+            }
+        })
+        .collect()
+}
+
+/// JSON in which every character that would steer a terminal is escaped.
+fn escaped(json: String) -> String {
+    if !json.chars().any(steers) {
+        return json;
+    }
+    // Outside of strings there are none, and within strings an escape means the same.
+    let mut out = String::with_capacity(json.len() + 64);
+    for c in json.chars() {
+        if steers(c) {
+            for unit in c.encode_utf16(&mut [0; 2]) {
+                let [high, low] = unit.to_be_bytes();
+                out.push_str("\\u");
+                out.push_str(&audit_core::hex::Hex([high, low]).to_string());
+            }
+        } else {
+            out.push(c);
+        }
+    }
+    out
+}
+
+/// One line of bounded length, of text that may stem from the evidence. What it holds is neutralised where it is shown.
 pub(crate) fn plain(text: &str) -> String {
     text.chars()
         .take(500)
-        .map(|c| if c.is_control() { '\u{fffd}' } else { c })
+        .map(|c| if c == '\n' { '\u{fffd}' } else { c })
         .collect()
 }
 
@@ -355,11 +419,15 @@ impl Verdict {
     #[must_use]
     pub fn unreadable(policy: &crate::Policy<'_>, error: &Error) -> Self {
         let mut verdict = Self::new(policy.vkey.name(), policy.vkey.to_string());
-        verdict.failed_read(Check::Index, error);
-        for check in Check::ALL {
-            verdict.not_checked(check, "the evidence could not be opened");
-        }
+        verdict.not_opened(error);
         verdict
+    }
+
+    pub(crate) fn not_opened(&mut self, error: &Error) {
+        self.failed_read(Check::Index, error);
+        for check in Check::ALL {
+            self.not_checked(check, "the evidence could not be opened");
+        }
     }
 
     pub(crate) fn find(&mut self, check: Check, index: Option<u64>, message: impl Into<String>) {
@@ -416,6 +484,7 @@ impl Verdict {
     pub(crate) fn first_index_in(&self, range: Range<u64>) -> Option<u64> {
         self.findings
             .iter()
+            .filter(|f| !f.follows)
             .filter_map(|f| f.index.filter(|i| range.contains(i)))
             .min()
     }
@@ -601,7 +670,7 @@ impl Verdict {
             unpublished: self.unpublished(),
             vkey: &self.vkey,
         };
-        serde_json::to_string(&json).expect("strings and numbers can be written as JSON")
+        escaped(serde_json::to_string(&json).expect("strings and numbers can be written as JSON"))
     }
 }
 
@@ -653,6 +722,14 @@ struct FindingJson<'a> {
 
 impl fmt::Display for Verdict {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let mut text = String::new();
+        self.write(&mut text)?;
+        f.write_str(&printable(&text))
+    }
+}
+
+impl Verdict {
+    fn write(&self, f: &mut dyn fmt::Write) -> fmt::Result {
         let headline = match self.outcome() {
             Outcome::Held => {
                 "HELD: everything that was asked for held; see below for what was not checked"

@@ -38,6 +38,10 @@ const TOKEN_ROWS_EXTRA_MAX: u64 = 1 << 20;
 /// A clock this far ahead of the verifier's is worth a word.
 const CLOCK_AHEAD_MICROS: i64 = 300_000_000;
 
+/// What an unpublished tail that should not be there may mean.
+const UNPUBLISHED_HINT: &str =
+    "checkpoints may have been removed, or the publisher stopped; if it runs, verify again";
+
 /// Verifies evidence against a policy. Every problem becomes part of the verdict.
 ///
 /// Entries are read once, in order. What is kept in memory grows with the runs and the data keys of the log, not with
@@ -48,9 +52,23 @@ pub fn verify(
     progress: &mut dyn Progress,
 ) -> Verdict {
     let mut verdict = Verdict::new(policy.vkey.name(), policy.vkey.to_string());
+    if let Err(e) = evidence.integrity() {
+        verdict.failed_read(Check::Engine, &e);
+        verdict.not_checked(
+            Check::Engine,
+            "the engine did not say that its files are whole",
+        );
+    } else if evidence.has_engine() {
+        verdict.count(Check::Engine, 1);
+    } else {
+        verdict.not_checked(Check::Engine, "no storage engine: a bundle");
+    }
     let size = match evidence.size() {
         Ok(size) => size,
-        Err(e) => return Verdict::unreadable(policy, &e),
+        Err(e) => {
+            verdict.not_opened(&e);
+            return verdict;
+        }
     };
     verdict.size = size;
     let remembered = checkpoints::remembered(policy, &mut verdict);
@@ -78,7 +96,13 @@ pub fn verify(
         remembered_wrong: None,
         root_skipped: 0,
         good: 0,
+        heads: Heads::default(),
         latest: None,
+        previous: None,
+        last: None,
+        ahead: None,
+        tail: None,
+        closed: None,
         gap: None,
         covered_latest: None,
         second: policy.full.then(SecondRoot::default),
@@ -99,6 +123,16 @@ struct RootWrong {
     is: Hash,
     /// The entries below this index are under a checkpoint that is right.
     good: u64,
+}
+
+/// What became of the heads that entries name.
+#[derive(Default)]
+struct Heads {
+    /// The entries below this index are those that the last right head names.
+    good: u64,
+    wrong: bool,
+    /// Heads whose roots differ as well, behind the first that does.
+    skipped: u64,
 }
 
 struct Walk<'a> {
@@ -130,7 +164,19 @@ struct Walk<'a> {
     remembered_wrong: Option<RootWrong>,
     root_skipped: u64,
     good: u64,
+    heads: Heads,
+    /// The latest time of a record that isn't ahead of the verifier's clock.
     latest: Option<Timestamp>,
+    /// The time of the last record that isn't.
+    previous: Option<Timestamp>,
+    /// The time of the last record.
+    last: Option<Timestamp>,
+    /// How far a record is ahead of the verifier's clock at most.
+    ahead: Option<i64>,
+    /// The earliest and latest time from the last covered entry on.
+    tail: Option<(Timestamp, Timestamp)>,
+    /// The last entry that closes a run.
+    closed: Option<u64>,
     gap: Option<(i64, u64)>,
     covered_latest: Option<Timestamp>,
     second: Option<SecondRoot>,
@@ -146,6 +192,12 @@ impl Walk<'_> {
             v.not_checked(
                 Check::Remembered,
                 "rollback against a remembered checkpoint: none was given",
+            );
+        }
+        if policy.opened.is_none() {
+            v.not_checked(
+                Check::Signatures,
+                "the writer keys are the ones that the evidence itself registers: no leaf hash of the first entry was given",
             );
         }
         if policy.auditor.is_none() {
@@ -340,7 +392,8 @@ impl Walk<'_> {
             Check::Remembered,
             Check::SecondRoot,
             Check::Runs,
-            Check::Openings,
+            Check::Signatures,
+            Check::Heads,
             Check::Recorded,
             Check::Keys,
             Check::TokenRows,
@@ -358,6 +411,19 @@ impl Walk<'_> {
     fn row(&mut self, row: &Row) {
         let index = row.index;
         self.verdict.counts.entries += 1;
+        let leaf = leaf_hash(&row.entry);
+        if index == 0
+            && let Some(opened) = self.policy.opened
+        {
+            self.verdict.count(Check::Identity, 1);
+            if leaf != opened {
+                self.verdict.find(
+                    Check::Identity,
+                    Some(0),
+                    format!("the leaf hash of the first entry is {leaf}, not {opened}"),
+                );
+            }
+        }
         match Entry::decode(&row.entry) {
             Err(e) => {
                 self.verdict.find(Check::Entry, Some(index), describe(&e));
@@ -376,7 +442,7 @@ impl Walk<'_> {
         {
             second.push(&row.entry);
         }
-        if !self.edge.push(leaf_hash(&row.entry)).is_empty() {
+        if !self.edge.push(leaf).is_empty() {
             let (evidence, size) = (self.evidence, self.size);
             let mut grown_to = || Self::grown_to(evidence, size);
             for tile in self.edge.take_changed() {
@@ -409,17 +475,90 @@ impl Walk<'_> {
             self.opened(entry);
         }
         let v = &mut self.verdict;
-        let mac = self.runs.check(index, entry, self.policy, v);
-        self.keys.check(index, entry, mac, v);
+        let said = self.runs.check(index, entry, self.policy, v);
+        self.keys.check(index, entry, said, v);
+        if entry.kind.as_str() == kinds::WRITER_CLOSED {
+            self.closed = Some(index);
+        }
+        self.head(index, entry);
         self.row_tokens(row, entry);
         if self.read_parts {
             self.row_parts(row, entry);
         }
-        let recorded = entry.recorded;
-        if let Some(latest) = self.latest {
+        self.recorded(index, entry.recorded);
+    }
+
+    /// Compares the head that an entry names with the tree before it.
+    fn head(&mut self, index: u64, entry: &Entry) {
+        let Some(head) = entry.log.as_ref().and_then(|l| l.head) else {
+            return;
+        };
+        self.verdict.count(Check::Heads, 1);
+        if head.size != index {
+            self.verdict.find(
+                Check::Heads,
+                Some(index),
+                format!(
+                    "{} of run {} was written behind {} entries, here are {index} before it",
+                    entry.kind, entry.run, head.size
+                ),
+            );
+            return;
+        }
+        let is = self.edge.root();
+        if Hash::from(head.root) == is {
+            self.heads.good = index;
+        } else if self.heads.wrong {
+            self.heads.skipped += 1;
+        } else {
+            self.heads.wrong = true;
+            // The entries before it are wrong, not this one: what names one of them comes first.
+            self.verdict.found(
+                Check::Heads,
+                Some(index),
+                &format!(
+                    "{} of run {} saw the root {} before it, that of the entries is {is}; the first bad index lies from {} to \
+                     {index}",
+                    entry.kind, entry.run, head.root, self.heads.good
+                ),
+                true,
+            );
+        }
+    }
+
+    /// Takes up the time of a record, and measures the gap before it.
+    fn recorded(&mut self, index: u64, recorded: Timestamp) {
+        self.last = Some(recorded);
+        self.tail = Some(self.tail.map_or((recorded, recorded), |(first, last)| {
+            (first.min(recorded), last.max(recorded))
+        }));
+        let ahead = recorded
+            .as_micros()
+            .saturating_sub(self.policy.now.as_micros());
+        if ahead > CLOCK_AHEAD_MICROS {
+            self.ahead = self.ahead.max(Some(ahead));
+            for (check, limited) in [
+                (Check::Gaps, self.policy.gap_max.is_some()),
+                (Check::Fresh, self.policy.fresh_within.is_some()),
+            ] {
+                if limited {
+                    self.verdict.find(
+                        check,
+                        Some(index),
+                        format!(
+                            "the record is {} ahead of the verifier's clock",
+                            seconds(ahead)
+                        ),
+                    );
+                }
+            }
+            // It says nothing of the time between its neighbours.
+            return;
+        }
+        if let Some(previous) = self.previous {
             let gap = recorded
                 .as_micros()
-                .saturating_sub(latest.as_micros())
+                .saturating_sub(previous.as_micros())
                 .max(0);
             if self.gap.is_none_or(|(longest, _)| gap > longest) {
                 self.gap = Some((gap, index));
@@ -439,7 +578,8 @@ impl Walk<'_> {
                 }
             }
         }
-        self.latest = Some(self.latest.map_or(recorded, |latest| latest.max(recorded)));
+        self.previous = Some(recorded);
+        self.latest = self.latest.max(Some(recorded));
     }
 
     /// The first entry says which log this is.
@@ -650,6 +790,7 @@ impl Walk<'_> {
     fn covers(&mut self, size: u64, root: Hash, remembered: bool) {
         self.good = size;
         self.covered_latest = self.latest;
+        self.tail = self.last.map(|last| (last, last));
         if self.verdict.covered.as_ref().is_none_or(|c| c.size < size) {
             self.verdict.covered = Some(Covered {
                 size,
@@ -700,6 +841,15 @@ impl Walk<'_> {
             .finish(complete && records, follows, &mut self.verdict);
         self.verdict.counts.keys = self.keys.len();
         self.runs.finish(&mut self.verdict);
+        if self.heads.skipped > 0 {
+            self.verdict.not_checked(
+                Check::Heads,
+                format!(
+                    "{} later heads: their roots follow from the wrong one",
+                    self.heads.skipped
+                ),
+            );
+        }
         if let Some(contents) = &self.contents {
             contents.finish(&mut self.verdict);
         }
@@ -892,7 +1042,8 @@ impl Walk<'_> {
                     return;
                 }
                 if let Ok(entry) = Entry::decode(&row.entry) {
-                    self.keys.observe(at, &entry);
+                    let signed = self.runs.observe(at, &entry);
+                    self.keys.observe(at, &entry, signed);
                 }
                 at += 1;
             }
@@ -1105,12 +1256,39 @@ impl Walk<'_> {
                 covered.size
             ));
         }
+        self.unpublished_tail();
+        let v = &mut self.verdict;
         let now = Self::grown_to(self.evidence, self.size);
         if now > self.size {
             v.notice(format!(
                 "the log grew to {now} entries while it was being verified; only the first {} were looked at",
                 self.size
             ));
+        }
+    }
+
+    /// Entries that a publisher would long have published decide nothing.
+    fn unpublished_tail(&mut self) {
+        let v = &mut self.verdict;
+        let (Some(covered), Some(1..)) = (&v.covered, v.unpublished) else {
+            return;
+        };
+        let from = covered.size;
+        if let Some(closed) = self.closed.filter(|closed| *closed >= from) {
+            v.undecide(format!(
+                "no checkpoint commits to the entries from index {from} on, though a run was closed at index {closed}: {UNPUBLISHED_HINT}"
+            ));
+        }
+        if let Some((first, last)) = self.tail {
+            let span = last.as_micros().saturating_sub(first.as_micros());
+            if u128::from(span.unsigned_abs()) > self.policy.unpublished_max.as_micros() {
+                v.undecide(format!(
+                    "no checkpoint commits to the entries from index {from} on, which with the one before them span {}, \
+                     allowed are {}: {UNPUBLISHED_HINT}",
+                    seconds(span),
+                    duration(self.policy.unpublished_max)
+                ));
+            }
         }
     }
 
@@ -1130,14 +1308,9 @@ impl Walk<'_> {
                 },
             );
         }
-        let ahead = self.latest.map_or(0, |latest| {
-            latest
-                .as_micros()
-                .saturating_sub(self.policy.now.as_micros())
-        });
-        if ahead > CLOCK_AHEAD_MICROS {
+        if let Some(ahead) = self.ahead {
             v.notice(format!(
-                "the last record is {} ahead of the verifier's clock",
+                "a record is {} ahead of the verifier's clock",
                 seconds(ahead)
             ));
         }

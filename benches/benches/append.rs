@@ -73,7 +73,7 @@ impl Bench {
         let batch = events.events(LONE, BYTES)?;
         self.runtime.block_on(append_all(&recorded, vec![batch]))?;
         let mut bare = self.replay("lone", &recorder)?;
-        let (log, _) = self.log("lone")?;
+        let mut logs = Logs::new(self, "lone", LONE)?;
 
         let mut group = criterion.benchmark_group("append/lone 1 KB");
         group
@@ -97,6 +97,7 @@ impl Bench {
                 let mut time = Duration::ZERO;
                 for _ in 0..n {
                     let event = events.event(BYTES).expect("events can be made");
+                    let log = logs.next().expect("a new log can be made");
                     let (took, done) = timed(|| self.runtime.block_on(log.append(event)));
                     done.expect("the store takes events");
                     time += took;
@@ -116,7 +117,7 @@ impl Bench {
             self.runtime.block_on(append_all(&recorded, round))?;
         }
         let mut bare = self.replay("many", &recorder)?;
-        let (log, _) = self.log("many")?;
+        let mut logs = Logs::new(self, "many", ROUNDS)?;
 
         let mut group = criterion.benchmark_group("append/256 callers 1 KB");
         group
@@ -146,7 +147,8 @@ impl Bench {
                 for _ in 0..n {
                     let round =
                         callers(&mut events, CALLERS, EACH, BYTES).expect("events can be made");
-                    let (took, done) = timed(|| self.runtime.block_on(append_all(&log, round)));
+                    let log = logs.next().expect("a new log can be made");
+                    let (took, done) = timed(|| self.runtime.block_on(append_all(log, round)));
                     done.expect("the store takes events");
                     time += took;
                 }
@@ -155,5 +157,41 @@ impl Bench {
         });
         group.finish();
         Ok(())
+    }
+}
+
+/// A log that gives way to a new one after as many uses as the baseline's file has, so that both files are as large.
+struct Logs<'a> {
+    bench: &'a Bench,
+    name: &'static str,
+    uses_max: usize,
+    used: usize,
+    made: usize,
+    log: Log,
+}
+
+impl<'a> Logs<'a> {
+    fn new(bench: &'a Bench, name: &'static str, uses_max: usize) -> Result<Self> {
+        let (log, _) = bench.log(&format!("{name}-0"))?;
+        Ok(Self {
+            bench,
+            name,
+            uses_max,
+            used: 0,
+            made: 1,
+            log,
+        })
+    }
+
+    fn next(&mut self) -> Result<&Log> {
+        if self.used == self.uses_max {
+            let (log, _) = self.bench.log(&format!("{}-{}", self.name, self.made))?;
+            let over = std::mem::replace(&mut self.log, log);
+            self.bench.runtime.block_on(over.close())?;
+            self.made += 1;
+            self.used = 0;
+        }
+        self.used += 1;
+        Ok(&self.log)
     }
 }

@@ -57,6 +57,9 @@ impl ReadStore for Recorder {
         self.inner.rows(range, parts).await
     }
 
+    async fn integrity(&self) -> Result<()> {
+        self.inner.integrity().await
+    }
     async fn position(&self, event: Uuid) -> Result<Option<u64>> {
         self.inner.position(event).await
     }

@@ -25,8 +25,10 @@ pub(crate) fn run(settings: &Settings, command: &ConfigCommand) -> Result<u8> {
         &settings.state_dir.value.to_string_lossy(),
         &settings.state_dir.source,
     )?;
-    if let Some(setting) = &settings.vkey {
-        show("vkey", &setting.value, &setting.source)?;
+    for (name, setting) in [("vkey", &settings.vkey), ("opened", &settings.opened)] {
+        if let Some(setting) = setting {
+            show(name, &setting.value, &setting.source)?;
+        }
     }
     let serve = super::serve::effective(settings, None, &[])?;
     let source = |set: bool| if set { file() } else { Source::Default };

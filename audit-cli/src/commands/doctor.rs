@@ -26,13 +26,14 @@ struct Findings {
 
 impl Findings {
     fn ok(what: &str, text: &str) -> Result<()> {
-        output::line(format_args!("ok    {what:<12} {text}"))
+        output::line(format_args!("ok    {what:<12} {}", output::printable(text)))
     }
 
     fn warn(&mut self, what: &str, text: &str, hint: &str) -> Result<()> {
         self.warned += 1;
         output::line(format_args!(
-            "warn  {what:<12} {text}\n      {:<12} hint: {hint}",
+            "warn  {what:<12} {}\n      {:<12} hint: {hint}",
+            output::printable(text),
             ""
         ))
     }
@@ -40,7 +41,8 @@ impl Findings {
     fn fail(&mut self, what: &str, text: &str, hint: &str) -> Result<()> {
         self.failed += 1;
         output::line(format_args!(
-            "FAIL  {what:<12} {text}\n      {:<12} hint: {hint}",
+            "FAIL  {what:<12} {}\n      {:<12} hint: {hint}",
+            output::printable(text),
             ""
         ))
     }

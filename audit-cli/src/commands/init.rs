@@ -11,6 +11,8 @@ use audit_core::keyring::{
 };
 use audit_core::log::{Log, LogOptions, StateFile};
 use audit_core::time::{IdSource as _, System};
+use audit_tlog::Hash;
+use audit_tlog::hash::leaf_hash;
 
 use crate::cli::InitArgs;
 use crate::config::{CONFIG_NAME, ConfigFile, Settings, Source};
@@ -37,6 +39,8 @@ pub(crate) struct Wanted {
 /// What was made.
 pub(crate) struct Made {
     pub(crate) vkey: String,
+    /// The leaf hash of the first entry, which registers the log's keys.
+    pub(crate) opened: Hash,
     pub(crate) keys: Arc<KeyRing>,
 }
 
@@ -120,9 +124,11 @@ pub(crate) async fn run(settings: &Settings, args: &InitArgs) -> Result<u8> {
     output::note("\npublic key of the log; give it to everybody who verifies:");
     output::line(&made.vkey)?;
     output::note("\ncarry away, to where this host's administrators can't reach:");
-    output::note(
-        "  - the public key above, and now and then a checkpoint (`audit-trail checkpoint`)",
-    );
+    output::note(&format!(
+        "  - the public key above, and the leaf hash of the first entry, which pins the log's other keys:\n    {}\n  \
+         - now and then a checkpoint (`audit-trail checkpoint`)",
+        made.opened
+    ));
     if let Some(path) = auditor_file {
         output::note(&format!(
             "  - {}: the auditor's private key. Move it, don't copy it: with it gone,\n    \
@@ -146,7 +152,7 @@ pub(crate) async fn run(settings: &Settings, args: &InitArgs) -> Result<u8> {
 pub(crate) async fn make_log(wanted: Wanted) -> Result<Made> {
     let mut files = Vec::new();
     match steps(wanted, &mut files).await {
-        Ok((vkey, keys)) => Ok(Made { vkey, keys }),
+        Ok(made) => Ok(made),
         Err(e) => {
             for file in files {
                 drop(std::fs::remove_file(file));
@@ -156,7 +162,7 @@ pub(crate) async fn make_log(wanted: Wanted) -> Result<Made> {
     }
 }
 
-async fn steps(wanted: Wanted, files: &mut Vec<PathBuf>) -> Result<(String, Arc<KeyRing>)> {
+async fn steps(wanted: Wanted, files: &mut Vec<PathBuf>) -> Result<Made> {
     let cost = KdfCost::STANDARD;
     let protection = || match &wanted.passphrase {
         Some(passphrase) => Protection::Passphrase(passphrase, cost),
@@ -194,18 +200,21 @@ async fn steps(wanted: Wanted, files: &mut Vec<PathBuf>) -> Result<(String, Arc<
     let mut options = LogOptions::new(store, Arc::clone(&keys));
     options.state_dir = Some(wanted.state_dir.clone());
     let log = Log::create(options).await?;
+    let reader = log.reader();
     log.close().await?;
+    let opened = leaf_hash(&reader.record(0).await?.bytes);
     let vkey = keys.vkey().to_string();
     let file = ConfigFile {
         store: Some(wanted.store_url.clone()),
         key: Some(wanted.key_uri.clone()),
         state_dir: Some(wanted.state_dir.clone()),
         vkey: Some(vkey.clone()),
+        opened: Some(opened.to_string()),
         ..ConfigFile::default()
     };
     write_new(&wanted.config, file.to_text()?.as_bytes())?;
     files.push(wanted.config.clone());
-    Ok((vkey, keys))
+    Ok(Made { vkey, opened, keys })
 }
 
 fn write_new(path: &Path, bytes: &[u8]) -> Result<()> {

@@ -35,6 +35,9 @@ pub(crate) async fn run(context: &Context, args: &LogArgs) -> Result<u8> {
         return Ok(0);
     }
     let mut next = size;
+    // Asked for once: a signal that comes while events are printed isn't lost.
+    let interrupt = tokio::signal::ctrl_c();
+    tokio::pin!(interrupt);
     loop {
         let size = reader.size().await?;
         while next < size {
@@ -51,7 +54,7 @@ pub(crate) async fn run(context: &Context, args: &LogArgs) -> Result<u8> {
         }
         tokio::select! {
             grown = reader.store().wait_beyond(next) => grown?,
-            _ = tokio::signal::ctrl_c() => return Ok(0),
+            _ = &mut interrupt => return Ok(0),
         }
     }
 }
@@ -82,7 +85,7 @@ fn filter(args: &LogArgs) -> Result<Filter> {
 async fn print(reader: &LogReader, index: u64, as_json: bool) -> Result<()> {
     let record = reader.record(index).await?;
     if as_json {
-        output::line(to_json(&record))
+        output::line(output::json_text(&to_json(&record).to_string()))
     } else {
         output::line(row(&record))
     }
@@ -165,7 +168,7 @@ fn own_summary(record: &Record) -> String {
     if let Some(opening) = &log.opening {
         return opening.build.clone();
     }
-    match (log.entries, log.size) {
+    match (log.entries, log.head.map(|head| head.size)) {
         (Some(n), _) => format!("{n} entries"),
         (_, Some(n)) => format!("tree size {n}"),
         _ => String::new(),

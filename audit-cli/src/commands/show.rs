@@ -55,7 +55,7 @@ pub(crate) async fn run(context: &Context, args: &ShowArgs) -> Result<u8> {
     shown["proof"] = proof_state(&reader, index, &record.bytes, context).await?;
     let text = serde_json::to_string_pretty(&shown)
         .map_err(|e| CliError::because("the event can't be written", &e))?;
-    output::line(text)?;
+    output::line(output::json_text(&text))?;
     Ok(0)
 }
 

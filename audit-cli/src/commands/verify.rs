@@ -8,6 +8,7 @@ use audit_core::chain::AuditorKey;
 use audit_core::keyring::{AuditorKeyFile, KeyRing};
 use audit_core::log::StateFile;
 use audit_core::store::ReadStore;
+use audit_tlog::Hash;
 use audit_tlog::note::VerifierKey;
 use audit_verify::{Policy, Progress, Stage, Verdict};
 use indicatif::{ProgressBar, ProgressStyle};
@@ -18,6 +19,9 @@ use crate::error::{CliError, Result};
 use crate::evidence::StoreEvidence;
 use crate::output;
 
+/// A running publisher signs about once a second; a minute is far beyond that.
+const UNPUBLISHED_MAX: Duration = Duration::from_secs(60);
+
 /// Bytes of a checkpoint file.
 const CHECKPOINT_BYTES_MAX: u64 = 64 * 1024;
 
@@ -25,12 +29,14 @@ const CHECKPOINT_BYTES_MAX: u64 = 64 * 1024;
 #[derive(Debug, Clone)]
 pub(crate) struct Request {
     pub(crate) vkey: VerifierKey,
+    pub(crate) opened: Option<Hash>,
     pub(crate) auditor: Option<AuditorKey>,
     pub(crate) keys: Option<Arc<KeyRing>>,
     pub(crate) remembered: Vec<Vec<u8>>,
     pub(crate) full: bool,
     pub(crate) gap_max: Option<Duration>,
     pub(crate) fresh_within: Option<Duration>,
+    pub(crate) unpublished_max: Duration,
 }
 
 impl Request {
@@ -40,12 +46,14 @@ impl Request {
         let state = StateFile::new(state_dir, vkey.name()).read()?;
         Ok(Self {
             vkey,
+            opened: None,
             auditor: None,
             keys: None,
             remembered: state.into_iter().collect(),
             full: false,
             gap_max: None,
             fresh_within: None,
+            unpublished_max: UNPUBLISHED_MAX,
         })
     }
 }
@@ -56,6 +64,7 @@ pub(crate) async fn run_verifier(store: Arc<dyn ReadStore>, request: Request) ->
     tokio::task::spawn_blocking(move || {
         let policy = Policy {
             vkey: request.vkey,
+            opened: request.opened,
             auditor: request.auditor,
             operator: request.keys.as_deref(),
             remembered: request.remembered,
@@ -63,6 +72,7 @@ pub(crate) async fn run_verifier(store: Arc<dyn ReadStore>, request: Request) ->
             content: true,
             gap_max: request.gap_max,
             fresh_within: request.fresh_within,
+            unpublished_max: request.unpublished_max,
             now: now(),
         };
         let mut bar = Bar::new();
@@ -79,6 +89,18 @@ pub(crate) async fn run(context: &Context, args: &VerifyArgs) -> Result<u8> {
     let undecided = |e: CliError| e.code(2);
     let vkey = context.vkey(args.vkey.as_deref()).map_err(undecided)?;
     let mut request = Request::new(&context.settings.state_dir.value, vkey).map_err(undecided)?;
+    let opened = args.opened.as_deref().or_else(|| {
+        context
+            .settings
+            .opened
+            .as_ref()
+            .map(|setting| setting.value.as_str())
+    });
+    request.opened = opened
+        .map(Hash::from_hex)
+        .transpose()
+        .map_err(|e| CliError::because("the leaf hash of the first entry", &e).code(2))?;
+    request.unpublished_max = duration(&args.unpublished_max)?;
     for path in &args.checkpoint {
         request.remembered.push(checkpoint(path)?);
     }
@@ -99,12 +121,16 @@ pub(crate) async fn run(context: &Context, args: &VerifyArgs) -> Result<u8> {
         .and_then(|url| url.read())
         .map_err(undecided)?;
     let verdict = run_verifier(store, request).await?;
-    if args.json {
-        output::line(verdict.to_json())?;
+    let printed = if args.json {
+        output::line(verdict.to_json())
     } else {
-        output::line(&verdict)?;
+        output::line(&verdict)
+    };
+    match printed {
+        // Nobody reads on, but the exit code still has to tell the truth.
+        Err(e) if !output::is_closed_pipe(&e) => Err(undecided(e)),
+        _ => Ok(verdict.exit_code()),
     }
-    Ok(verdict.exit_code())
 }
 
 fn checkpoint(path: &Path) -> Result<Vec<u8>> {

@@ -72,6 +72,7 @@ pub(crate) async fn run(args: &DemoArgs) -> Result<u8> {
         AuditorKeyFile::load_private(&folder.join("auditor.key"), &crate::context::passphrases())?;
     let request = Request {
         vkey,
+        opened: Some(made.opened),
         auditor: Some(auditor),
         keys: Some(Arc::clone(&made.keys)),
         full: true,
@@ -197,6 +198,7 @@ fn tamper(folder: &Path, store_path: &Path, made: &Made) -> Result<PathBuf> {
         key: Some(format!("file:{}", folder.join("audit-trail.key").display())),
         state_dir: Some(folder.join("state")),
         vkey: Some(made.vkey.clone()),
+        opened: Some(made.opened.to_string()),
         ..ConfigFile::default()
     };
     std::fs::write(dir.join(CONFIG_NAME), file.to_text()?)?;

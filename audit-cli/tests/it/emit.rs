@@ -7,7 +7,7 @@ use serde_json::{Value, json};
 use crate::support::{Host, Run};
 
 #[test]
-fn emit_loses_what_a_flag_says() {
+fn emit_records_what_every_flag_says() {
     let host = Host::with_log();
     fs::write(host.path("note.txt"), "plain words").unwrap();
     fs::write(host.path("scan.bin"), b"\x00\xff\x00").unwrap();
@@ -77,7 +77,7 @@ fn emit_loses_what_a_flag_says() {
 }
 
 #[test]
-fn a_wrong_call_of_emit_leaves_a_run_behind() {
+fn a_wrong_call_of_emit_leaves_no_run_behind() {
     let host = Host::with_log();
     for (args, why) in [
         (&["Tool.Call"][..], "kind"),
@@ -88,10 +88,16 @@ fn a_wrong_call_of_emit_leaves_a_run_behind() {
         (&["tool.call", "--attr", "=5"], "NAME=VALUE"),
         (&["tool.call", "--ref", "model_id="], "model_id"),
         (&["tool.call", "--ref", "Model=1"], "Model"),
-        (&["tool.call", "--payload", "note=missing.txt"], "missing.txt"),
+        (
+            &["tool.call", "--payload", "note=missing.txt"],
+            "missing.txt",
+        ),
         (&["tool.call", "--session", ""], "session"),
         (&["tool.call", "--actor-kind", "human"], "--actor"),
-        (&["tool.call", "--attr", "n=9007199254740993"], "9007199254740993"),
+        (
+            &["tool.call", "--attr", "n=9007199254740993"],
+            "9007199254740993",
+        ),
     ] {
         host.run(["emit"].iter().chain(args)).fails(2, why);
     }
@@ -100,7 +106,7 @@ fn a_wrong_call_of_emit_leaves_a_run_behind() {
 }
 
 #[test]
-fn a_line_is_answered_wrongly_or_out_of_order() {
+fn every_line_is_answered_by_one_line_in_order() {
     let host = Host::with_log();
     let large = "x".repeat(1 << 20);
     let id = "01890000-0000-7000-8000-000000000001";
@@ -119,10 +125,19 @@ fn a_line_is_answered_wrongly_or_out_of_order() {
         // The last line has no end.
         json!({"kind": "tool.call", "session_id": "last"}).to_string(),
     ];
-    let run = host.run_with(lines.join("\n").as_bytes(), ["emit", "-"]).exits(1);
+    let run = host
+        .run_with(lines.join("\n").as_bytes(), ["emit", "-"])
+        .exits(1);
     let answers = run.json_lines();
-    let numbers: Vec<u64> = answers.iter().map(|a| a["line"].as_u64().unwrap()).collect();
-    assert_eq!(numbers, [1, 4, 5, 6, 7, 8, 9, 10, 11, 12], "one answer per line that says something");
+    let numbers: Vec<u64> = answers
+        .iter()
+        .map(|a| a["line"].as_u64().unwrap())
+        .collect();
+    assert_eq!(
+        numbers,
+        [1, 4, 5, 6, 7, 8, 9, 10, 11, 12],
+        "one answer per line that says something"
+    );
     for (line, why) in [
         (5, "colour"),
         (6, "JSON"),
@@ -132,24 +147,42 @@ fn a_line_is_answered_wrongly_or_out_of_order() {
         (11, "JSON"),
     ] {
         let answer = answers.iter().find(|a| a["line"] == line).unwrap();
-        let error = answer["error"].as_str().unwrap_or_else(|| panic!("line {line}: {answer}"));
+        let error = answer["error"]
+            .as_str()
+            .unwrap_or_else(|| panic!("line {line}: {answer}"));
         assert!(error.contains(why), "line {line}: {error}");
         assert_eq!(answer.as_object().unwrap().len(), 2, "{answer}");
     }
-    let good: Vec<&Value> = answers.iter().filter(|a| a.get("index").is_some()).collect();
+    let good: Vec<&Value> = answers
+        .iter()
+        .filter(|a| a.get("index").is_some())
+        .collect();
     let indexes: Vec<u64> = good.iter().map(|a| a["index"].as_u64().unwrap()).collect();
-    assert_eq!(indexes, [3, 4, 5, 6], "events stand in the order of their lines");
+    assert_eq!(
+        indexes,
+        [3, 4, 5, 6],
+        "events stand in the order of their lines"
+    );
     assert!(run.err.contains("6 of"), "{}", run.err);
     for answer in good {
-        let shown = host.run(["show", answer["event"].as_str().unwrap()]).exits(0).json();
-        assert_eq!((&shown["index"], &shown["leaf_hash"]), (&answer["index"], &answer["leaf_hash"]));
+        let shown = host
+            .run(["show", answer["event"].as_str().unwrap()])
+            .exits(0)
+            .json();
+        assert_eq!(
+            (&shown["index"], &shown["leaf_hash"]),
+            (&answer["index"], &answer["leaf_hash"])
+        );
     }
-    assert_eq!(host.run(["show", "5", "--payload", "body"]).exits(0).out, large.as_bytes());
+    assert_eq!(
+        host.run(["show", "5", "--payload", "body"]).exits(0).out,
+        large.as_bytes()
+    );
     host.run(["verify", "--content"]).exits(0);
 }
 
 #[test]
-fn whoever_waits_for_an_answer_before_the_next_line_waits_for_ever() {
+fn an_answer_comes_before_the_next_line_is_written() {
     let host = Host::with_log();
     let mut emit = host.spawn(["emit", "-"]);
     for n in 0..5 {
@@ -158,7 +191,10 @@ fn whoever_waits_for_an_answer_before_the_next_line_waits_for_ever() {
         assert_eq!(answer["line"], n + 1);
         assert_eq!(answer["index"], n + 3);
         // What is acknowledged is there for everybody, while the writer still runs.
-        let shown = host.run(["show", answer["event"].as_str().unwrap()]).exits(0).json();
+        let shown = host
+            .run(["show", answer["event"].as_str().unwrap()])
+            .exits(0)
+            .json();
         assert_eq!(shown["event"]["session_id"], format!("s-{n}"));
         emit.write(b"bad\n".as_slice().repeat(usize::from(n == 4)).as_slice());
     }
@@ -169,7 +205,7 @@ fn whoever_waits_for_an_answer_before_the_next_line_waits_for_ever() {
 }
 
 #[test]
-fn no_lines_are_an_error() {
+fn no_lines_are_no_error() {
     let host = Host::with_log();
     for input in ["", "\n\r\n"] {
         let run = host.run_with(input.as_bytes(), ["emit", "-"]).exits(0);
@@ -178,31 +214,43 @@ fn no_lines_are_an_error() {
 }
 
 #[test]
-fn a_killed_emit_leaves_a_log_that_nobody_can_go_on_with() {
+fn a_log_goes_on_after_emit_was_killed() {
     let host = Host::with_log();
     let mut emit = host.spawn(["emit", "-"]);
     emit.write(b"{\"kind\":\"tool.call\"}\n");
     let answer: Value = serde_json::from_str(&emit.line()).unwrap();
     emit.signal(rustix::process::Signal::KILL);
     assert_eq!(emit.end().status.code(), None);
-    let shown = host.run(["show", answer["event"].as_str().unwrap()]).exits(0).json();
-    assert_eq!(shown["leaf_hash"], answer["leaf_hash"], "what was acknowledged is gone");
+    let shown = host
+        .run(["show", answer["event"].as_str().unwrap()])
+        .exits(0)
+        .json();
+    assert_eq!(
+        shown["leaf_hash"], answer["leaf_hash"],
+        "what was acknowledged is gone"
+    );
     host.run(["emit", "tool.result"]).exits(0);
     let (run, verdict) = host.verdict(&["--auditor-key", "audit-trail-auditor.key", "--content"]);
     run.exits(0);
-    assert_eq!(verdict["open_runs_total"], 1, "the run that was cut is not told");
+    assert_eq!(
+        verdict["open_runs_total"], 1,
+        "the run that was cut is not told"
+    );
     assert_eq!(verdict["unpublished"], 0);
 }
 
 /// Two programs write at once; each gets what it asked for, and the log has no gap.
 #[test]
-fn two_writers_at_once_disturb_each_other() {
+fn two_writers_at_once_make_one_log_without_a_gap() {
     let host = Host::with_log();
     let each = 200;
-    let lines = |who: &str| -> String {
-        (0..each)
-            .map(|n| format!("{}\n", json!({"kind": "tool.call", "session_id": who, "attributes": {"n": n}})))
-            .collect()
+    let lines = |who: &str| {
+        let events = (0..each)
+            .map(|n| json!({"kind": "tool.call", "session_id": who, "attributes": {"n": n}}));
+        events
+            .map(|event| event.to_string())
+            .collect::<Vec<_>>()
+            .join("\n")
     };
     let mut first = host.spawn(["emit", "-"]);
     let mut second = host.spawn(["emit", "-"]);
@@ -211,21 +259,36 @@ fn two_writers_at_once_disturb_each_other() {
     let runs: [Run; 2] = [first.end().exits(0), second.end().exits(0)];
     let mut indexes: Vec<u64> = Vec::new();
     for run in &runs {
-        let answers: Vec<u64> = run.json_lines().iter().map(|a| a["index"].as_u64().unwrap()).collect();
-        assert!(answers.is_sorted(), "a writer's events are not in its order");
+        let answers: Vec<u64> = run
+            .json_lines()
+            .iter()
+            .map(|a| a["index"].as_u64().unwrap())
+            .collect();
+        assert!(
+            answers.is_sorted(),
+            "a writer's events are not in its order"
+        );
         assert_eq!(answers.len(), each);
         indexes.extend(answers);
     }
     indexes.sort_unstable();
     indexes.dedup();
     assert_eq!(indexes.len(), 2 * each, "two events have one index");
-    let (run, verdict) = host.verdict(&["--auditor-key", "audit-trail-auditor.key", "--content", "--full"]);
+    let (run, verdict) = host.verdict(&[
+        "--auditor-key",
+        "audit-trail-auditor.key",
+        "--content",
+        "--full",
+    ]);
     run.exits(0);
     assert_eq!(verdict["size"], 2 + 2 * (each + 2));
     assert_eq!(verdict["unpublished"], 0);
     for who in ["first", "second"] {
         let records = host.records(&["--session", who]);
-        let order: Vec<u64> = records.iter().map(|r| r["event"]["attributes"]["n"].as_u64().unwrap()).collect();
+        let order: Vec<u64> = records
+            .iter()
+            .map(|r| r["event"]["attributes"]["n"].as_u64().unwrap())
+            .collect();
         assert_eq!(order, (0..each as u64).collect::<Vec<_>>());
     }
 }

@@ -7,9 +7,12 @@
 )]
 
 mod architecture;
+mod demo;
 mod emit;
 mod init;
+mod keyring;
 mod read;
+mod serve;
 mod support;
 mod tamper;
 mod verify;

@@ -40,7 +40,7 @@ fn six() -> (Host, Vec<Value>) {
 }
 
 #[test]
-fn a_filter_of_log_finds_too_much_or_too_little() {
+fn every_filter_of_log_finds_what_it_names_and_nothing_else() {
     let (host, _) = six();
     let cases: &[(&[&str], &[u64])] = &[
         (&[], &[0, 1, 2, 3, 4, 5, 6, 7, 8, 9]),
@@ -50,11 +50,29 @@ fn a_filter_of_log_finds_too_much_or_too_little() {
         (&["--ref", "model_id=m-2"], &[5, 6, 7]),
         (&["--kind", "tool.call"], &[3, 5, 7]),
         (&["--kind", "writer.closed"], &[1, 9]),
-        (&["--since", "2026-01-03T12:00:00Z", "--until", "2026-01-05T12:00:00Z"], &[5, 6]),
+        (
+            &[
+                "--since",
+                "2026-01-03T12:00:00Z",
+                "--until",
+                "2026-01-05T12:00:00Z",
+            ],
+            &[5, 6],
+        ),
         (&["--until", "2026-01-02T13:00:00+01:00"], &[3]),
         (&["--since", "10m"], &[0, 1, 2, 9]),
         (&["--session", "s-1", "--actor", "anna"], &[3, 7]),
-        (&["--session", "s-1", "--kind", "tool.call", "--subject", "p-2"], &[7]),
+        (
+            &[
+                "--session",
+                "s-1",
+                "--kind",
+                "tool.call",
+                "--subject",
+                "p-2",
+            ],
+            &[7],
+        ),
         (&["--session", "s-1", "--limit", "2"], &[4, 7]),
         (&["-n", "1"], &[9]),
         (&["--session", "s-3"], &[]),
@@ -62,7 +80,11 @@ fn a_filter_of_log_finds_too_much_or_too_little() {
     ];
     for (filter, wanted) in cases {
         let run = host.run(["log", "--json"].iter().chain(*filter)).exits(0);
-        let found: Vec<u64> = run.json_lines().iter().map(|r| r["index"].as_u64().unwrap()).collect();
+        let found: Vec<u64> = run
+            .json_lines()
+            .iter()
+            .map(|r| r["index"].as_u64().unwrap())
+            .collect();
         assert_eq!(&found, wanted, "log --json {filter:?}");
         let table = host.run(["log"].iter().chain(*filter)).exits(0);
         let rows: Vec<u64> = table
@@ -83,26 +105,44 @@ fn a_filter_of_log_finds_too_much_or_too_little() {
 }
 
 #[test]
-fn the_table_doesn_t_say_who_did_what_or_lets_text_steer_the_terminal() {
+fn the_table_says_who_did_what_and_recorded_text_steers_no_terminal() {
     let (host, _) = six();
     let table = host.run(["log"]).exits(0).text();
     let lines: Vec<&str> = table.lines().collect();
-    assert_eq!(lines.len(), 11, "recorded text made lines of its own:\n{table}");
+    assert_eq!(
+        lines.len(),
+        11,
+        "recorded text made lines of its own:\n{table}"
+    );
     for word in ["INDEX", "TIME", "KIND", "SESSION", "ACTOR"] {
         assert!(lines[0].contains(word), "{}", lines[0]);
     }
-    let row = lines.iter().find(|l| l.trim_start().starts_with("3 ")).unwrap();
+    let row = lines
+        .iter()
+        .find(|l| l.trim_start().starts_with("3 "))
+        .unwrap();
     for word in ["2026-01-01 12:00:00", "tool.call", "s-1", "anna", "day=1"] {
         assert!(row.contains(word), "{word}: {row}");
     }
-    assert!(
-        !table.chars().any(|c| c.is_control() && c != '\n'),
-        "control characters reach the terminal: {table:?}"
+    let json =
+        host.run(["log", "--json"]).exits(0).text() + &host.run(["show", "8"]).exits(0).text();
+    for text in [&table, &json] {
+        assert!(
+            !text
+                .chars()
+                .any(|c| (c.is_control() && c != '\n') || c == '\u{202e}'),
+            "what steers a terminal or turns a line around reaches it: {text:?}"
+        );
+    }
+    let text = host.run(["show", "8"]).exits(0).json()["event"]["attributes"]["text"].clone();
+    assert_eq!(
+        text, "\u{1b}[2Jgone\r\n\u{7}  7 lines\u{202e}dlo",
+        "escaping changed what was recorded"
     );
 }
 
 #[test]
-fn the_end_of_a_pipe_is_an_error() {
+fn the_end_of_a_pipe_is_no_error() {
     let (host, _) = six();
     let mut command = host.command(["log", "--json", "-n", "100000"]);
     let mut child = command.spawn().unwrap();
@@ -114,7 +154,7 @@ fn the_end_of_a_pipe_is_an_error() {
 }
 
 #[test]
-fn log_follow_misses_what_another_process_writes() {
+fn log_follow_shows_what_another_process_writes() {
     let (host, _) = six();
     let mut follow = host.spawn(["log", "--follow", "--json", "--kind", "tool.call"]);
     for index in [3, 5, 7] {
@@ -123,7 +163,8 @@ fn log_follow_misses_what_another_process_writes() {
     }
     for n in 0..3 {
         let session = format!("later {n}");
-        host.run(["emit", "tool.call", "--session", &session]).exits(0);
+        host.run(["emit", "tool.call", "--session", &session])
+            .exits(0);
         let record: Value = serde_json::from_str(&follow.line()).unwrap();
         assert_eq!(record["event"]["session_id"], session);
     }
@@ -132,7 +173,7 @@ fn log_follow_misses_what_another_process_writes() {
 }
 
 #[test]
-fn an_event_is_not_the_same_by_id_and_by_index() {
+fn an_event_is_the_same_by_id_and_by_index() {
     let (host, receipts) = six();
     let id = receipts[1]["event"].as_str().unwrap();
     let by_id = host.run(["show", id]).exits(0);
@@ -144,35 +185,51 @@ fn an_event_is_not_the_same_by_id_and_by_index() {
     assert_eq!(shown["proof"]["state"], "published");
     assert_eq!(shown["proof"]["key"], host.vkey().to_string());
     assert_eq!(shown["proof"]["tree_size"], 10);
-    assert_eq!(host.run(["show", id, "--payload", "note"]).exits(0).text(), "{\"day\":2}");
+    assert_eq!(
+        host.run(["show", id, "--payload", "note"]).exits(0).text(),
+        "{\"day\":2}"
+    );
 
     // The entry is what is hashed, with nothing around it.
     let entry = host.run(["show", id, "--entry"]).exits(0).out;
-    let leaf = Sha256::new().chain_update([0]).chain_update(&entry).finalize();
+    let leaf = Sha256::new()
+        .chain_update([0])
+        .chain_update(&entry)
+        .finalize();
     assert_eq!(audit_core::hex::encode(&leaf), receipts[1]["leaf_hash"]);
     assert_eq!(shown["leaf_hash"], receipts[1]["leaf_hash"]);
     let entry: Value = serde_json::from_slice(&entry).unwrap();
     assert_eq!(entry["event"], id);
     for hidden in ["bert", "s-1", "p-2", "m-1"] {
-        assert!(!entry.to_string().contains(hidden), "the entry shows {hidden}: {entry}");
+        assert!(
+            !entry.to_string().contains(hidden),
+            "the entry shows {hidden}: {entry}"
+        );
     }
 
-    host.run(["show", id, "--payload", "body"]).fails(1, "body").hints("note");
+    host.run(["show", id, "--payload", "body"])
+        .fails(1, "body")
+        .hints("note");
     host.run(["show", "99"]).fails(1, "99");
     host.run(["show", "01890000-0000-7000-8000-000000000001"])
         .fails(1, "01890000-0000-7000-8000-000000000001");
-    host.run(["show", "the last one"]).fails(2, "neither an event id nor a leaf index");
-    host.run(["show", id, "--entry", "--payload", "note"]).exits(2);
+    host.run(["show", "the last one"])
+        .fails(2, "neither an event id nor a leaf index");
+    host.run(["show", id, "--entry", "--payload", "note"])
+        .exits(2);
 }
 
 #[test]
-fn a_proof_doesn_t_stand_alone() {
+fn a_proof_and_an_entry_verify_without_the_store() {
     let (host, receipts) = six();
     let id = receipts[2]["event"].as_str().unwrap();
     fs::create_dir(host.path("out")).unwrap();
     let run = host.run(["prove", id, "--out", "out"]).exits(0);
     let files: Vec<String> = run.text().lines().map(str::to_owned).collect();
-    assert_eq!(files, [format!("out/{id}.tlog-proof"), format!("out/{id}.entry")]);
+    assert_eq!(
+        files,
+        [format!("out/{id}.tlog-proof"), format!("out/{id}.entry")]
+    );
     assert!(run.err.contains("audit-verify proof"), "{}", run.err);
     let proof = TlogProof::parse(&fs::read(host.path(&files[0])).unwrap()).unwrap();
     let entry = fs::read(host.path(&files[1])).unwrap();
@@ -180,39 +237,56 @@ fn a_proof_doesn_t_stand_alone() {
     assert_eq!((proof.index, checkpoint.size), (5, 10));
     let other = host.run(["show", "4", "--entry"]).exits(0).out;
     let refused = audit_verify::proof(&proof, &other, &host.vkey()).unwrap_err();
-    assert!(refused.is_contradiction(), "the proof holds for another entry");
+    assert!(
+        refused.is_contradiction(),
+        "the proof holds for another entry"
+    );
 
     host.run(["prove", "99"]).fails(1, "99");
-    host.run(["prove", "3", "--out", "nowhere"]).fails(1, "nowhere");
+    host.run(["prove", "3", "--out", "nowhere"])
+        .fails(1, "nowhere");
 }
 
 #[test]
-fn a_checkpoint_is_not_the_one_that_was_signed_last() {
+fn checkpoint_prints_the_one_that_was_signed_last() {
     let (host, _) = six();
     let note = host.run(["checkpoint"]).exits(0).out;
     let (checkpoint, _) = checkpoint::open(&note, host.vkey().name(), &host.vkey()).unwrap();
     assert_eq!(checkpoint.size, 10);
-    assert_eq!(note, fs::read(host.state_file()).unwrap(), "the publisher remembers another one");
+    assert_eq!(
+        note,
+        fs::read(host.state_file()).unwrap(),
+        "the publisher remembers another one"
+    );
     // A checkpoint of another key isn't handed out under this log's name.
     let other = Host::with_log();
     let vkey = other.vkey().to_string();
     let config = fs::read_to_string(host.path("audit-trail.toml")).unwrap();
     let swapped = config.replace(&host.vkey().to_string(), &vkey);
     fs::write(host.path("audit-trail.toml"), swapped).unwrap();
-    host.run(["checkpoint"]).fails(1, "not signed by this log's key");
+    host.run(["checkpoint"])
+        .fails(1, "not signed by this log's key");
     host.run(["prove", "3"]).fails(1, "");
-    assert_eq!(host.run(["show", "3"]).exits(0).json()["proof"]["state"], "wrong");
+    assert_eq!(
+        host.run(["show", "3"]).exits(0).json()["proof"]["state"],
+        "wrong"
+    );
 }
 
 #[test]
-fn an_exported_bundle_doesn_t_verify_elsewhere() {
+fn an_exported_bundle_verifies_elsewhere() {
     let (host, _) = six();
     host.run(["export", "all.bundle"]).exits(0);
-    host.run(["export", "lean.bundle", "--without-parts"]).exits(0);
+    host.run(["export", "lean.bundle", "--without-parts"])
+        .exits(0);
     for (name, parts) in [("all.bundle", true), ("lean.bundle", false)] {
         let file = fs::File::open(host.path(name)).unwrap();
         let evidence = bundle::Reader::open(file).unwrap();
-        let verdict = verify(&evidence, &Policy::public(host.vkey(), System.now()), &mut ());
+        let verdict = verify(
+            &evidence,
+            &Policy::public(host.vkey(), System.now()),
+            &mut (),
+        );
         assert_eq!(verdict.outcome(), Outcome::Held, "{name}: {verdict}");
         assert_eq!(verdict.size(), 10);
         assert_eq!(verdict.counts().parts > 0, parts, "{name}");
@@ -225,7 +299,8 @@ fn an_exported_bundle_doesn_t_verify_elsewhere() {
     let before = fs::read(host.path("all.bundle")).unwrap();
     host.run(["export", "all.bundle"]).fails(2, "all.bundle");
     assert_eq!(fs::read(host.path("all.bundle")).unwrap(), before);
-    host.run(["export", "nowhere/x.bundle"]).fails(2, "nowhere/x.bundle");
+    host.run(["export", "nowhere/x.bundle"])
+        .fails(2, "nowhere/x.bundle");
     // An export that can't be finished leaves no half of a bundle.
     let db = rusqlite::Connection::open(host.db()).unwrap();
     db.execute_batch("PRAGMA foreign_keys = OFF; DELETE FROM entry WHERE idx = 5")

@@ -1,6 +1,7 @@
 //! A person at a terminal: runs the program in a folder of its own, and looks at everything that it says.
 
 use std::ffi::OsStr;
+use std::fmt::Write as _;
 use std::fs;
 use std::io::{BufRead as _, BufReader, Read, Write as _};
 use std::os::unix::fs::PermissionsExt as _;
@@ -174,26 +175,17 @@ impl Host {
             err: Pipe::new(child.stderr.take().unwrap()),
             child,
             command: said,
-            secrets: self.known_secrets(),
+            work: self.work(),
+            secrets: Arc::clone(&self.secrets),
         }
-    }
-
-    /// What was named, and every key that lies unsealed in the folder by now.
-    fn known_secrets(&self) -> Arc<Mutex<Vec<String>>> {
-        for name in names(&self.work()) {
-            if name.ends_with(".key")
-                && let Ok(bytes) = fs::read(self.path(&name))
-                && let Ok(file) = serde_json::from_slice::<Value>(&bytes)
-            {
-                collect_keys(&file, &mut self.secrets.lock().unwrap());
-            }
-        }
-        Arc::clone(&self.secrets)
     }
 
     /// Runs `emit -` over `lines`; every one must be recorded. The answers.
     pub(crate) fn emit_all(&self, lines: &[Value]) -> Vec<Value> {
-        let input: String = lines.iter().map(|line| format!("{line}\n")).collect();
+        let mut input = String::new();
+        for line in lines {
+            writeln!(input, "{line}").unwrap();
+        }
         let answers = self
             .run_with(input.as_bytes(), ["emit", "-"])
             .exits(0)
@@ -214,6 +206,21 @@ impl Host {
         let run = self.run(["verify", "--json"].iter().chain(args));
         let verdict = serde_json::from_slice(&run.out).unwrap_or(Value::Null);
         (run, verdict)
+    }
+}
+
+/// Puts every key that lies unsealed in a folder into `secrets`.
+fn collect_unsealed(dir: &Path, secrets: &mut Vec<String>) {
+    for name in names(dir) {
+        let path = dir.join(name);
+        if path.is_dir() {
+            collect_unsealed(&path, secrets);
+        } else if path.extension() == Some(OsStr::new("key"))
+            && let Ok(bytes) = fs::read(&path)
+            && let Ok(file) = serde_json::from_slice::<Value>(&bytes)
+        {
+            collect_keys(&file, secrets);
+        }
     }
 }
 
@@ -288,6 +295,7 @@ pub(crate) struct Running {
     out: Pipe,
     err: Pipe,
     command: String,
+    work: PathBuf,
     secrets: Arc<Mutex<Vec<String>>>,
 }
 
@@ -342,6 +350,7 @@ impl Running {
             out: std::mem::take(&mut self.out.read),
             err: String::from_utf8(std::mem::take(&mut self.err.read)).unwrap(),
         };
+        collect_unsealed(&self.work, &mut self.secrets.lock().unwrap());
         for secret in self.secrets.lock().unwrap().iter() {
             let said = |bytes: &[u8]| bytes.windows(secret.len()).any(|w| w == secret.as_bytes());
             assert!(
@@ -445,14 +454,4 @@ pub(crate) fn chmod(path: &Path, mode: u32) {
 
 pub(crate) fn mode(path: &Path) -> u32 {
     fs::metadata(path).unwrap().permissions().mode() & 0o7777
-}
-
-/// Copies the files of a folder, not its folders.
-pub(crate) fn copy_files(from: &Path, to: &Path) {
-    fs::create_dir_all(to).unwrap();
-    for name in names(from) {
-        if from.join(&name).is_file() {
-            fs::copy(from.join(&name), to.join(&name)).unwrap();
-        }
-    }
 }

@@ -76,7 +76,7 @@ impl Original {
 /// A check that must have failed, and its first bad index.
 type Found = (&'static str, Option<u64>);
 
-/// A change, and what must be found.
+/// A change, and what must be found: at least these, and nothing at a lower index.
 struct Case {
     name: &'static str,
     sql: &'static str,
@@ -99,8 +99,15 @@ fn all_are_found(cases: &[Case]) {
         );
         let code = run.status.code();
         let found = failed(&verdict);
-        let found: Vec<(&str, Option<u64>)> = found.iter().map(|(c, i)| (c.as_str(), *i)).collect();
-        if code != Some(1) || verdict["exit"] != 1 || found != case.found {
+        let named = case
+            .found
+            .iter()
+            .all(|(check, index)| found.contains(&((*check).to_owned(), *index)));
+        // What follows from the change may be found as well, but nothing before it.
+        let first = |indexes: &mut dyn Iterator<Item = Option<u64>>| indexes.flatten().min();
+        let wanted = first(&mut case.found.iter().map(|(_, index)| *index));
+        let first = first(&mut found.iter().map(|(_, index)| *index));
+        if code != Some(1) || verdict["exit"] != 1 || !named || first != wanted {
             wrong.push(format!(
                 "{}: exit code {code:?}, found {found:?}, not {:?}\n{}{}",
                 case.name, case.found, verdict["findings"], run.err
@@ -127,7 +134,7 @@ fn failed(verdict: &Value) -> Vec<(String, Option<u64>)> {
 }
 
 #[test]
-fn a_changed_entry_or_column_is_not_found() {
+fn a_changed_entry_or_column_is_found() {
     all_are_found(&[
         Case {
             name: "entry says another kind",
@@ -162,7 +169,7 @@ fn a_changed_entry_or_column_is_not_found() {
         },
         Case {
             name: "the last entry",
-            sql: "UPDATE entry SET entry = CAST(replace(CAST(entry AS TEXT), '\"entries\":3', '\"entries\":2') AS BLOB)
+            sql: "UPDATE entry SET entry = CAST(replace(CAST(entry AS TEXT), '\"seq\":2', '\"seq\":7') AS BLOB)
                   WHERE idx = 276",
             found: &[("tiles", Some(276)), ("root", Some(276)), ("remembered", Some(276)), ("runs", Some(276))],
         },
@@ -170,7 +177,7 @@ fn a_changed_entry_or_column_is_not_found() {
             name: "the first entry",
             sql: "UPDATE entry SET entry = CAST(replace(CAST(entry AS TEXT), 'ward-7', 'ward-8') AS BLOB)
                   WHERE idx = 0",
-            found: &[("tiles", Some(0)), ("root", Some(0)), ("remembered", Some(0)), ("identity", Some(0)), ("openings", Some(0))],
+            found: &[("tiles", Some(0)), ("root", Some(0)), ("remembered", Some(0)), ("identity", Some(0))],
         },
         Case {
             name: "column event",
@@ -191,7 +198,7 @@ fn a_changed_entry_or_column_is_not_found() {
 }
 
 #[test]
-fn a_deleted_inserted_moved_or_copied_row_is_not_found() {
+fn a_deleted_inserted_moved_or_copied_row_is_found() {
     all_are_found(&[
         Case {
             name: "deleted in the middle",
@@ -291,7 +298,7 @@ fn a_deleted_inserted_moved_or_copied_row_is_not_found() {
 }
 
 #[test]
-fn a_change_beside_the_entries_is_not_found() {
+fn a_change_beside_the_entries_is_found() {
     all_are_found(&[
         Case {
             name: "the token rows of an entry dropped",
@@ -456,6 +463,39 @@ fn a_change_beside_the_entries_is_not_found() {
     ]);
 }
 
+#[test]
+#[ignore = "SQLite checks no CHECK constraint of a file that is opened for reading, and the store does it neither"]
+fn a_row_where_no_row_can_be_is_found() {
+    all_are_found(&[
+        Case {
+            name: "an entry before the first",
+            sql: "INSERT INTO entry SELECT -1, randomblob(16), kind, time, entry, token_salt, tokens, parts
+                  FROM entry WHERE idx = 101",
+            found: &[("engine", None)],
+        },
+        Case {
+            name: "a tile before the first",
+            sql: "INSERT INTO tile SELECT 0, -1, hashes FROM tile WHERE level = 1",
+            found: &[("engine", None)],
+        },
+        Case {
+            name: "a tile below the leaves",
+            sql: "INSERT INTO tile SELECT -1, 0, hashes FROM tile WHERE level = 1",
+            found: &[("engine", None)],
+        },
+        Case {
+            name: "a tile above every tree",
+            sql: "INSERT INTO tile SELECT 99, 0, hashes FROM tile WHERE level = 1",
+            found: &[("engine", None)],
+        },
+        Case {
+            name: "a checkpoint of no size",
+            sql: "INSERT INTO checkpoint SELECT -5, note FROM checkpoint WHERE size = 274",
+            found: &[("engine", None)],
+        },
+    ]);
+}
+
 /// How `check` ended, and its reasons for not being done.
 fn check<'a>(verdict: &'a Value, name: &str) -> &'a Value {
     verdict["checks"]
@@ -467,7 +507,7 @@ fn check<'a>(verdict: &'a Value, name: &str) -> &'a Value {
 }
 
 #[test]
-fn a_store_that_was_rolled_back_is_taken_for_the_log() {
+fn a_store_that_was_rolled_back_is_found_and_not_written_to() {
     let original = Original::new();
     let host = &original.host;
     let kept = host.run(["checkpoint"]).exits(0).out;
@@ -476,7 +516,10 @@ fn a_store_that_was_rolled_back_is_taken_for_the_log() {
     // The publisher's memory is enough.
     let (run, verdict) = original.verify_changed(&original.old, |_| {}, &[]);
     run.exits(1);
-    assert_eq!(failed(&verdict), [("remembered".to_owned(), Some(OLD_SIZE))]);
+    assert_eq!(
+        failed(&verdict),
+        [("remembered".to_owned(), Some(OLD_SIZE))]
+    );
     assert_eq!(verdict["findings"][0]["index"], OLD_SIZE);
 
     // Without it, everything in the old copy holds, and the verdict says what it didn't check.
@@ -506,7 +549,10 @@ fn a_store_that_was_rolled_back_is_taken_for_the_log() {
         &[&nowhere[..], &["--checkpoint", "kept.checkpoint"]].concat(),
     );
     run.exits(1);
-    assert_eq!(failed(&verdict), [("remembered".to_owned(), Some(OLD_SIZE))]);
+    assert_eq!(
+        failed(&verdict),
+        [("remembered".to_owned(), Some(OLD_SIZE))]
+    );
 
     // And nothing is signed on top of it.
     fs::copy(&original.old, host.db()).unwrap();
@@ -521,7 +567,7 @@ fn a_store_that_was_rolled_back_is_taken_for_the_log() {
 }
 
 #[test]
-fn a_log_that_went_on_differently_after_a_restore_is_taken_for_the_log() {
+fn a_log_that_went_on_differently_after_a_restore_is_found() {
     let original = Original::new();
     let host = &original.host;
     // The old copy, a host without memory, other events: another history from there on, signed by the same key.
@@ -548,7 +594,7 @@ fn a_log_that_went_on_differently_after_a_restore_is_taken_for_the_log() {
 }
 
 #[test]
-fn keys_are_taken_from_what_is_verified() {
+fn no_key_is_taken_from_what_is_verified() {
     let original = Original::new();
     let host = &original.host;
     let attacker = Ed25519Signer::from_seed(ORIGIN, &[7; 32]).unwrap();
@@ -635,7 +681,7 @@ fn keys_are_taken_from_what_is_verified() {
 }
 
 #[test]
-fn a_log_without_checkpoints_passes() {
+fn a_log_without_checkpoints_is_undecided() {
     let original = Original::new();
     let drop_all = |db: &Connection| {
         db.execute("DELETE FROM checkpoint", []).unwrap();
@@ -654,7 +700,7 @@ fn a_log_without_checkpoints_passes() {
 }
 
 #[test]
-fn what_is_no_store_of_ours_gets_a_verdict() {
+fn what_is_no_store_of_ours_gets_no_verdict() {
     let original = Original::new();
     let host = &original.host;
     let refused = |what: &str, change: &dyn Fn(&Connection)| {
@@ -703,7 +749,7 @@ fn what_is_no_store_of_ours_gets_a_verdict() {
 }
 
 #[test]
-fn a_manipulated_event_is_shown_as_if_it_were_true() {
+fn a_manipulated_event_is_shown_with_a_wrong_proof() {
     let host = Host::with_log();
     host.run(["emit", "approval.granted", "--actor", "nurse"])
         .exits(0);
@@ -721,4 +767,9 @@ fn a_manipulated_event_is_shown_as_if_it_were_true() {
     let text = host.run(["verify"]).exits(1).text();
     assert!(text.starts_with("CONTRADICTED"), "{text}");
     assert!(text.contains("at index 3"), "{text}");
+    // Nobody has to read the verdict to be told.
+    let mut verify = host.command(["verify"]).spawn().unwrap();
+    drop(verify.stdout.take());
+    let output = verify.wait_with_output().unwrap();
+    assert_eq!(output.status.code(), Some(1), "{output:?}");
 }

@@ -48,6 +48,9 @@ impl ReadStore for GatedStore {
     async fn rows(&self, range: Range<u64>, parts: Parts) -> Result<Vec<Row>> {
         self.inner.rows(range, parts).await
     }
+    async fn integrity(&self) -> Result<()> {
+        self.inner.integrity().await
+    }
     async fn position(&self, event: Uuid) -> Result<Option<u64>> {
         self.inner.position(event).await
     }

@@ -186,6 +186,9 @@ impl<R: Read + Seek> Reader<R> {
                             "a checkpoint line of the bundle is malformed",
                         ));
                     };
+                    if checkpoint.size == 0 {
+                        return Err(Error::corrupt("a checkpoint of the bundle is of size 0"));
+                    }
                     in_order(&mut last_checkpoint, checkpoint.size, "checkpoints")?;
                     if count.checkpoints.is_multiple_of(SPARSE) {
                         index.checkpoints.push((checkpoint.size, offset));

@@ -262,3 +262,22 @@ proptest! {
         prop_assert!(!verdict.to_json().is_empty() && !verdict.to_string().is_empty());
     }
 }
+
+#[test]
+fn a_checkpoint_of_size_0_is_malformed() {
+    let mut log = small().log.clone();
+    let line = br#"{"checkpoint":{"note":"","size":0}}"#;
+    log.checkpoints.clear();
+    let mut bytes = Vec::new();
+    export(&log, &mut bytes, true).unwrap();
+    let header = bytes.iter().position(|b| *b == b'\n').unwrap() + 1;
+    let mut changed = bytes[..header].to_vec();
+    changed.extend_from_slice(line);
+    changed.push(b'\n');
+    changed.extend_from_slice(&bytes[header..]);
+    let text = String::from_utf8(changed).unwrap();
+    let text = text.replace("{\"checkpoints\":0,", "{\"checkpoints\":1,");
+    let e = Reader::open(Cursor::new(text.into_bytes())).unwrap_err();
+    assert_eq!(e.kind(), audit_core::ErrorKind::Corrupt);
+    assert!(e.to_string().contains("size 0"), "{e}");
+}

@@ -4,12 +4,14 @@ use std::time::Duration;
 
 use audit_verify::{Check, CheckResult, Outcome, Policy, verify};
 
-use crate::world::{HandRun, other, small, world};
+use crate::world::{HandRun, Mem, bare, other, small, world};
 
 #[test]
 fn an_honest_log_holds_in_every_check() {
     let world = world();
-    let verdict = verify(&world.log, &world.everything(), &mut ());
+    let mut log = world.log.clone();
+    log.engine = true;
+    let verdict = verify(&log, &world.everything(), &mut ());
     assert_eq!(verdict.outcome(), Outcome::Held, "{verdict}");
     assert_eq!(verdict.exit_code(), 0);
     for report in verdict.checks() {
@@ -46,8 +48,10 @@ fn without_secrets_everything_but_macs_and_content_is_checked() {
     assert_eq!(
         skipped,
         [
+            Check::Engine,
             Check::Remembered,
             Check::SecondRoot,
+            Check::Signatures,
             Check::Mac,
             Check::Content,
             Check::Gaps,
@@ -184,6 +188,132 @@ fn gaps_and_age_fail_only_where_the_policy_sets_them() {
         }
     );
     assert_eq!(verdict.exit_code(), 1);
+}
+
+#[test]
+fn a_record_from_the_future_fails_and_hides_no_gap() {
+    let world = small();
+    let now = world.public().now;
+    let second = 1_000_000;
+    let mut log = world.log.clone();
+    let previous = log.entry(log.rows.len() - 1).run;
+    let mut run = HandRun::open_at(&mut log, &world.ring, Some(previous), now);
+    let entry = bare("llm.request", now.plus_micros(86_400 * second));
+    let future = run.push(&mut log, entry);
+    let gap = log.rows.len();
+    HandRun::open_at(
+        &mut log,
+        &world.ring,
+        Some(previous),
+        now.plus_micros(200 * second),
+    );
+    log.republish(&world.ring);
+    let limits = |gap_max, fresh_within| Policy {
+        gap_max,
+        fresh_within,
+        now,
+        ..world.public()
+    };
+    let minute = Some(Duration::from_secs(60));
+    let verdict = verify(&log, &limits(minute, None), &mut ());
+    let failed = |index: usize, findings| CheckResult::Failed {
+        first_index: Some(index as u64),
+        findings,
+    };
+    assert_eq!(verdict.check(Check::Gaps).result, failed(future, 2));
+    assert_eq!(verdict.findings()[1].index, Some(gap as u64), "{verdict}");
+    let verdict = verify(
+        &log,
+        &limits(None, Some(Duration::from_secs(3600))),
+        &mut (),
+    );
+    assert_eq!(verdict.check(Check::Fresh).result, failed(future, 1));
+    // Without a limit it is told.
+    let verdict = verify(&log, &limits(None, None), &mut ());
+    assert_eq!(verdict.exit_code(), 0, "{verdict}");
+    assert!(
+        verdict
+            .notices()
+            .iter()
+            .any(|n| n.contains("ahead of the verifier's clock")),
+        "{verdict}"
+    );
+    // A record from the future makes nothing fresh.
+    let later = Policy {
+        now: now.plus_micros(4 * 3600 * second),
+        ..limits(None, Some(Duration::from_secs(3600)))
+    };
+    let verdict = verify(&log, &later, &mut ());
+    assert_eq!(verdict.check(Check::Fresh).result, failed(future, 2));
+}
+
+#[test]
+fn an_unpublished_tail_that_should_not_be_there_is_undecided() {
+    let world = small();
+    let mut log = world.log.clone();
+    let previous = log.entry(log.rows.len() - 1).run;
+    let mut run = HandRun::open(&mut log, &world.ring, Some(previous));
+    run.heartbeat(&mut log);
+    log.rebuild();
+    let judge = |log: &Mem, unpublished_max| {
+        let policy = Policy {
+            unpublished_max,
+            auditor: Some(world.auditor.clone()),
+            ..world.public()
+        };
+        verify(log, &policy, &mut ())
+    };
+    let minute = Duration::from_secs(60);
+    assert_eq!(judge(&log, minute).exit_code(), 0);
+    let verdict = judge(&log, Duration::ZERO);
+    assert_eq!(verdict.exit_code(), 2, "{verdict}");
+    assert!(
+        verdict.undecided()[0].contains("the publisher stopped"),
+        "{verdict}"
+    );
+    // The run is closed, and yet nothing was published.
+    run.close(&mut log);
+    log.rebuild();
+    let verdict = judge(&log, minute);
+    assert_eq!(verdict.exit_code(), 2, "{verdict}");
+    log.republish(&world.ring);
+    assert_eq!(judge(&log, Duration::ZERO).exit_code(), 0);
+}
+
+#[test]
+fn what_the_engine_says_counts_and_steers_no_terminal() {
+    let world = small();
+    let mut log = world.log.clone();
+    log.engine = true;
+    log.engine_fault =
+        Some("index \u{202e}\u{2066}\u{200e}\u{61c}token\u{9b}31m\u{7f} disagrees".into());
+    let verdict = verify(&log, &world.public(), &mut ());
+    assert!(
+        matches!(
+            verdict.check(Check::Engine).result,
+            CheckResult::Failed { findings: 1, .. }
+        ),
+        "{verdict}"
+    );
+    assert_eq!(verdict.findings_total(), 1, "the rest is still looked at");
+    assert_eq!(verdict.check(Check::Root).result, CheckResult::Held);
+    let (text, json) = (verdict.to_string(), verdict.to_json());
+    assert!(text.contains("disagrees") && json.contains("disagrees"));
+    for c in [
+        '\u{202e}', '\u{2066}', '\u{200e}', '\u{61c}', '\u{9b}', '\u{7f}',
+    ] {
+        assert!(!text.contains(c), "{text:?}");
+        assert!(!json.contains(c), "{json:?}");
+        assert!(json.contains(&format!("\\u{:04x}", u32::from(c))), "{json}");
+    }
+    let value: serde_json::Value = serde_json::from_str(&json).unwrap();
+    assert!(
+        value["findings"][0]["message"]
+            .as_str()
+            .unwrap()
+            .contains('\u{202e}'),
+        "{json}"
+    );
 }
 
 #[test]

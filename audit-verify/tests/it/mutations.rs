@@ -4,6 +4,7 @@ use audit_core::hex::Hex;
 use audit_core::row::Row;
 use audit_core::{Kind, time::Timestamp};
 use audit_tlog::Hash;
+use audit_tlog::checkpoint::{self, Checkpoint};
 use audit_verify::{Check, CheckResult, Policy, verify};
 use uuid::Uuid;
 
@@ -332,6 +333,27 @@ fn cases(world: &World) -> Vec<Case> {
                 l.checkpoints.insert(size as u64 - 1, note);
             },
         ),
+        case(
+            "checkpoint with an extension line",
+            Check::Checkpoints,
+            None,
+            |w, l| {
+                let checkpoint = Checkpoint {
+                    origin: w.ring.origin().to_owned(),
+                    size: l.size,
+                    root: l.root(l.rows.len()),
+                    extensions: vec!["more".into()],
+                };
+                let note = checkpoint::sign(&checkpoint, &[&w.ring.checkpoint_signer()]).unwrap();
+                l.checkpoints.insert(l.size, note.into_bytes());
+            },
+        ),
+        case("checkpoint of size 0", Check::Checkpoints, None, |w, l| {
+            l.checkpoints.insert(l.size, l.signed(&w.ring, 0));
+        }),
+        case("index of the engine", Check::Engine, None, |_, l| {
+            l.engine_fault = Some("an index disagrees with its table".into());
+        }),
         case(
             "checkpoint that is no note",
             Check::Checkpoints,

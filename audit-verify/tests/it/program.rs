@@ -41,6 +41,7 @@ fn the_exit_code_is_the_verdict() {
     AuditorKeyFile::write_private(&at("auditor"), &world.auditor, &Protection::None, &System)
         .unwrap();
     let vkey = world.ring.vkey().to_string();
+    let opened = world.log.opened().to_string();
 
     let out = run(dir.path(), &["log", "log.bundle", "--vkey", &vkey]);
     assert_eq!(code(&out), 0, "{}", String::from_utf8_lossy(&out.stderr));
@@ -59,6 +60,10 @@ fn the_exit_code_is_the_verdict() {
         "1h",
         "--fresh-within",
         "1d",
+        "--unpublished-max",
+        "1m",
+        "--opened",
+        &opened,
         "--full",
         "--json",
     ];
@@ -79,8 +84,12 @@ fn the_exit_code_is_the_verdict() {
         code(&run(dir.path(), &["log", "changed", "--vkey", &vkey])),
         1
     );
+    let foreign = world.log.root(3).to_string();
+    let args = ["log", "log.bundle", "--vkey", &vkey, "--opened", &foreign];
+    assert_eq!(code(&run(dir.path(), &args)), 1);
     for wrong in [
-        &["log", "log.bundle"][..],
+        &["log", "log.bundle", "--vkey", &vkey, "--opened", "abc"][..],
+        &["log", "log.bundle"],
         &["log", "nothing", "--vkey", &vkey],
         &["log", "log.bundle", "--vkey", "nonsense"],
         &["log", "log.bundle", "--vkey", &vkey, "--gap-max", "5"],

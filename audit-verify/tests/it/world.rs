@@ -5,9 +5,9 @@ use std::ops::Range;
 use std::sync::{Arc, OnceLock};
 use std::time::Duration;
 
-use audit_core::chain::{AuditorKey, MacChain, opening_message};
+use audit_core::chain::{AuditorKey, MacChain, signed_message};
 use audit_core::datakey::{DataKey, KeyRecord};
-use audit_core::entry::{Entry, FORMAT, KeyDigest, LogFacts, LogKeys, Opening, kinds};
+use audit_core::entry::{Entry, FORMAT, KeyDigest, LogFacts, LogKeys, Opening, TreeHead, kinds};
 use audit_core::event::{Actor, ActorKind, Media, Payload};
 use audit_core::hex::Hex;
 use audit_core::keyring::KeyRing;
@@ -16,7 +16,7 @@ use audit_core::row::{Columns, Parts, Row};
 use audit_core::secret::SecretKey;
 use audit_core::time::{Clock as _, IdSource as _, System, Timestamp};
 use audit_core::token::Token;
-use audit_core::{Event, Kind, Result};
+use audit_core::{Error, Event, Kind, Result};
 use audit_testkit::memory::MemoryStore;
 use audit_tlog::Hash;
 use audit_tlog::checkpoint::{self, Checkpoint};
@@ -37,9 +37,19 @@ pub(crate) struct Mem {
     pub(crate) tiles: BTreeMap<(u8, u64), Vec<Hash>>,
     pub(crate) checkpoints: BTreeMap<u64, Vec<u8>>,
     pub(crate) keys: BTreeMap<Uuid, KeyRecord>,
+    pub(crate) engine: bool,
+    pub(crate) engine_fault: Option<String>,
 }
 
 impl Evidence for Mem {
+    fn has_engine(&self) -> bool {
+        self.engine
+    }
+    fn integrity(&self) -> Result<()> {
+        self.engine_fault
+            .as_ref()
+            .map_or(Ok(()), |fault| Err(Error::corrupt(fault.clone())))
+    }
     fn origin(&self) -> Result<Option<String>> {
         Ok(self.origin.clone())
     }
@@ -160,6 +170,31 @@ impl Mem {
         edge.root()
     }
 
+    /// Gives every entry that is not signed, from `from` on, the head that it has now. Needs no key but the auditor's
+    /// check of its MAC to be seen.
+    pub(crate) fn refit_heads(&mut self, from: usize) {
+        let mut edge = EdgeTiles::new();
+        for index in 0..self.rows.len() {
+            let entry = self.entry(index);
+            if index >= from
+                && let Some(log) = &entry.log
+                && log.head.is_some()
+                && log.signer.is_none()
+            {
+                let head = Some(TreeHead {
+                    root: edge.root().into(),
+                    size: index as u64,
+                });
+                self.edit(index, |e| e.log.as_mut().unwrap().head = head);
+            }
+            edge.push(leaf_hash(&self.rows[index].entry));
+        }
+    }
+
+    pub(crate) fn opened(&self) -> Hash {
+        leaf_hash(&self.rows[0].entry)
+    }
+
     /// A checkpoint over the first `size` entries, signed by the publisher of `ring`.
     pub(crate) fn signed(&self, ring: &KeyRing, size: usize) -> Vec<u8> {
         let checkpoint = Checkpoint {
@@ -208,6 +243,7 @@ impl World {
 
     pub(crate) fn everything(&self) -> Policy<'_> {
         Policy {
+            opened: Some(self.log.opened()),
             auditor: Some(self.auditor.clone()),
             operator: Some(&self.ring),
             remembered: vec![self.log.last_checkpoint()],
@@ -257,14 +293,40 @@ pub(crate) struct HandRun {
 }
 
 impl HandRun {
+    /// Appends an entry of a kind that is not signed.
     pub(crate) fn append(&mut self, log: &mut Mem, kind: &str, facts: LogFacts) -> usize {
-        let now = System.now();
-        let mut entry = bare(kind, now);
+        let mut entry = bare(kind, System.now());
         entry.log = Some(facts);
         self.push(log, entry)
     }
 
+    /// Appends an entry of a kind that is signed.
+    pub(crate) fn signed(
+        &mut self,
+        log: &mut Mem,
+        ring: &KeyRing,
+        kind: &str,
+        facts: LogFacts,
+    ) -> usize {
+        let mut entry = bare(kind, System.now());
+        entry.log = Some(facts);
+        (entry.run, entry.seq) = (self.chain.run(), self.chain.seq());
+        entry.epoch = self.chain.epoch();
+        sign(&mut entry, ring);
+        self.push(log, entry)
+    }
+
+    pub(crate) fn heartbeat(&mut self, log: &mut Mem) -> usize {
+        self.append(log, kinds::HEARTBEAT, facts(|_| {}))
+    }
+
+    /// Gives the entry its place in the run and, if it names a head, in the log.
     pub(crate) fn push(&mut self, log: &mut Mem, mut entry: Entry) -> usize {
+        let has_head = [kinds::EPOCH_CLOSED, kinds::HEARTBEAT, kinds::WRITER_CLOSED];
+        if has_head.contains(&entry.kind.as_str()) {
+            let facts = entry.log.as_mut().unwrap();
+            facts.head.get_or_insert_with(|| head(log));
+        }
         self.chain.append(&mut entry);
         self.entries += 1;
         store(log, &entry)
@@ -276,12 +338,21 @@ impl HandRun {
     }
 
     pub(crate) fn open(log: &mut Mem, ring: &KeyRing, previous: Option<Uuid>) -> Self {
-        let now = System.now();
+        Self::open_at(log, ring, previous, System.now())
+    }
+
+    pub(crate) fn open_at(
+        log: &mut Mem,
+        ring: &KeyRing,
+        previous: Option<Uuid>,
+        now: Timestamp,
+    ) -> Self {
         let run = System.uuid_v7(now);
         let k0 = SecretKey::random(&System);
         let mut entry = bare(kinds::WRITER_OPENED, now);
         entry.run = run;
         entry.log = Some(facts(|f| {
+            f.head = Some(head(log));
             f.opening = Some(Opening {
                 build: "by hand".into(),
                 previous,
@@ -289,15 +360,21 @@ impl HandRun {
                     .auditor()
                     .seal_run_key(ring.origin(), run, &k0, &System)
                     .unwrap(),
-                signature: None,
-                signer: Hex(ring.writer().public_key()),
             });
         }));
-        sign_opening(&mut entry, ring);
+        sign(&mut entry, ring);
         let mut chain = MacChain::start(run, k0);
         chain.append(&mut entry);
         store(log, &entry);
         Self { chain, entries: 1 }
+    }
+}
+
+/// The head of the log as it is.
+pub(crate) fn head(log: &Mem) -> TreeHead {
+    TreeHead {
+        root: log.root(log.rows.len()).into(),
+        size: log.rows.len() as u64,
     }
 }
 
@@ -307,16 +384,16 @@ pub(crate) fn facts(fill: impl FnOnce(&mut LogFacts)) -> LogFacts {
     facts
 }
 
-pub(crate) fn sign_opening(entry: &mut Entry, ring: &KeyRing) {
-    let signature = ring.writer().sign(&opening_message(entry)).unwrap();
-    entry
-        .log
-        .as_mut()
-        .unwrap()
-        .opening
-        .as_mut()
-        .unwrap()
-        .signature = Some(Hex(signature));
+/// Signs an entry with the writer key of `ring`, and names it as the signer.
+pub(crate) fn sign(entry: &mut Entry, ring: &KeyRing) {
+    entry.log.as_mut().unwrap().signer = Some(Hex(ring.writer().public_key()));
+    sign_as_it_is(entry, ring);
+}
+
+/// Signs an entry with the writer key of `ring`, whoever it says that signed it.
+pub(crate) fn sign_as_it_is(entry: &mut Entry, ring: &KeyRing) {
+    let signature = ring.writer().sign(&signed_message(entry)).unwrap();
+    entry.log.as_mut().unwrap().signature = Some(Hex(signature));
 }
 
 pub(crate) fn bare(kind: &str, now: Timestamp) -> Entry {
@@ -386,6 +463,8 @@ async fn runs(ring: Arc<KeyRing>, events: &[usize]) -> Mem {
         tiles: contents.tiles,
         checkpoints: contents.checkpoints,
         keys: contents.keys,
+        engine: false,
+        engine_fault: None,
     }
 }
 
@@ -412,8 +491,9 @@ fn make(origin: &str, events: &[usize]) -> World {
         .map(|k| k.id)
         .collect();
     assert!(!ids.is_empty());
-    run.append(
+    run.signed(
         &mut log,
+        &ring,
         kinds::KEY_DESTROYED,
         facts(|f| f.keys = Some(LogKeys::Ids(ids.clone()))),
     );
@@ -435,7 +515,7 @@ fn make(origin: &str, events: &[usize]) -> World {
         digests.push(record.digest());
     }
     let facts = facts(|f| (f.generation, f.keys) = (Some(2), Some(LogKeys::Records(digests))));
-    run.append(&mut log, kinds::KEY_REWRAPPED, facts);
+    run.signed(&mut log, &ring, kinds::KEY_REWRAPPED, facts);
     run.close(&mut log);
     log.rebuild();
     let note = log.signed(&ring, log.rows.len());
