@@ -69,10 +69,6 @@ impl Evidence for StoreEvidence {
         true
     }
 
-    fn has_engine(&self) -> bool {
-        true
-    }
-
     fn integrity(&self) -> Result<()> {
         self.wait(self.store.integrity())
     }

@@ -51,7 +51,7 @@ pub(crate) fn printable(text: &str) -> String {
         .collect()
 }
 
-/// Control characters, and those that change the direction of text (Unicode's Bidi_Control).
+/// Control characters, and those that change the direction of text (Unicode's `Bidi_Control`).
 fn steers(c: char) -> bool {
     c.is_control()
         || matches!(c, '\u{61c}' | '\u{200e}' | '\u{200f}' | '\u{202a}'..='\u{202e}' | '\u{2066}'..='\u{2069}')

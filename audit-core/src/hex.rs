@@ -32,13 +32,6 @@ pub fn encode(bytes: &[u8]) -> String {
 ///
 /// [`ErrorKind::Invalid`](crate::ErrorKind::Invalid) for an odd length or another character.
 pub fn decode(text: &str) -> Result<Vec<u8>> {
-    let digit = |b: u8| match b {
-        b'0'..=b'9' => Ok(b - b'0'),
-        b'a'..=b'f' => Ok(b - b'a' + 10),
-        _ => Err(Error::invalid(
-            "a character that is not a lower-case hexadecimal digit",
-        )),
-    };
     let bytes = text.as_bytes();
     if !bytes.len().is_multiple_of(2) {
         return Err(Error::invalid(format!(
@@ -46,10 +39,38 @@ pub fn decode(text: &str) -> Result<Vec<u8>> {
             bytes.len()
         )));
     }
-    bytes
-        .chunks_exact(2)
-        .map(|pair| Ok(digit(pair[0])? << 4 | digit(pair[1])?))
-        .collect()
+    let mut out = vec![0; bytes.len() / 2];
+    decode_into(bytes, &mut out)?;
+    Ok(out)
+}
+
+/// The value of each digit; 255 for every other byte.
+const VALUES: [u8; 256] = {
+    let mut values = [255; 256];
+    let mut i = 0_u8;
+    while i < 16 {
+        values[DIGITS[i as usize] as usize] = i;
+        i += 1;
+    }
+    values
+};
+
+/// Decodes twice as many digits as `out` has bytes. Most of an entry is hexadecimal, so this is what decoding costs.
+fn decode_into(digits: &[u8], out: &mut [u8]) -> Result<()> {
+    let mut wrong = 0;
+    for (byte, pair) in out.iter_mut().zip(digits.chunks_exact(2)) {
+        let (high, low) = (VALUES[usize::from(pair[0])], VALUES[usize::from(pair[1])]);
+        wrong |= high | low;
+        *byte = high << 4 | low & 15;
+    }
+    // The values of digits are below 16.
+    if wrong < 16 {
+        Ok(())
+    } else {
+        Err(Error::invalid(
+            "a character that is not a lower-case hexadecimal digit",
+        ))
+    }
 }
 
 impl<const N: usize> Hex<N> {

@@ -269,8 +269,8 @@ impl LogReader {
             .lock()
             .unwrap_or_else(PoisonError::into_inner);
         if unwrapped.len() >= KEYS_MAX {
-            // Which one goes doesn't matter: it is unwrapped again when it is needed.
-            unwrapped.pop_first();
+            // Ids are random, so the least one is as likely to be in use as any: start anew instead.
+            unwrapped.clear();
         }
         unwrapped.insert(id, key.clone());
         Ok(Some(key))

@@ -457,6 +457,24 @@ fn with_compressor<T>(
     COMPRESSOR.with_borrow_mut(|c| c.as_mut().and_then(f))
 }
 
+/// The same for decompressing, where making a context is most of the work.
+fn with_decompressor<T>(
+    f: impl FnOnce(&mut zstd::bulk::Decompressor<'static>) -> std::io::Result<T>,
+) -> std::io::Result<T> {
+    use std::cell::RefCell;
+    thread_local! {
+        static DECOMPRESSOR: RefCell<Option<zstd::bulk::Decompressor<'static>>> =
+            const { RefCell::new(None) };
+    }
+    DECOMPRESSOR.with_borrow_mut(|kept| {
+        let made = match kept.take() {
+            Some(made) => made,
+            None => zstd::bulk::Decompressor::with_dictionary(DICTIONARY_1)?,
+        };
+        f(kept.insert(made))
+    })
+}
+
 fn decode(encoded: &[u8], length: u64, length_max: usize, what: &str) -> Result<Vec<u8>> {
     let length = usize::try_from(length)
         .ok()
@@ -475,9 +493,9 @@ fn decode(encoded: &[u8], length: u64, length_max: usize, what: &str) -> Result<
     let plain = match *codec {
         CODEC_STORED => body.to_vec(),
         CODEC_ZSTD => zstd::bulk::decompress(body, length).map_err(bad)?,
-        CODEC_ZSTD_DICTIONARY_1 => zstd::bulk::Decompressor::with_dictionary(DICTIONARY_1)
-            .and_then(|mut d| d.decompress(body, length))
-            .map_err(bad)?,
+        CODEC_ZSTD_DICTIONARY_1 => {
+            with_decompressor(|d| d.decompress(body, length)).map_err(bad)?
+        }
         other => {
             return Err(Error::corrupt(format!(
                 "{what} has the unknown codec {other}"

@@ -167,8 +167,9 @@ impl<'a> Db<'a> {
         let size = self.size()?;
         let mut levels = Vec::new();
         for level in 0..LEVELS {
+            // `+ 0` keeps SQLite from compiling the statement anew for each value of the parameter.
             let stored = self.one(
-                "SELECT idx, hashes FROM tile WHERE level = ?1 ORDER BY idx DESC LIMIT 1",
+                "SELECT idx, hashes FROM tile WHERE level = ?1 + 0 ORDER BY idx DESC LIMIT 1",
                 [level],
                 |row| {
                     let get = |at| row.get_ref(at).map_err(|e| wrong("tile", e));
@@ -265,6 +266,37 @@ impl<'a> Db<'a> {
     /// SQLite's own check of every table, index and constraint. Searches go through indexes, which no entry is compared
     /// with; here an index that leaves a row out shows.
     pub(crate) fn integrity(self) -> Result<()> {
+        // A connection that only reads may not check constraints, and nothing reads rows where none can be.
+        for (what, count) in [
+            (
+                "entry rows with an index below 0",
+                "SELECT count(*) FROM entry WHERE idx < 0",
+            ),
+            (
+                "token rows with an index below 0",
+                "SELECT count(*) FROM token WHERE idx < 0",
+            ),
+            (
+                "tile rows outside of every tree",
+                "SELECT count(*) FROM tile WHERE idx < 0 OR level NOT BETWEEN 0 AND 7",
+            ),
+            (
+                "checkpoint rows with a size below 1",
+                "SELECT count(*) FROM checkpoint WHERE size < 1",
+            ),
+            (
+                "meta rows of an unknown name",
+                "SELECT count(*) FROM meta WHERE name <> 'origin'",
+            ),
+        ] {
+            let found: Option<i64> =
+                self.one(count, [], |row| row.get(0).map_err(|e| self.failed(e)))?;
+            if let Some(n) = found
+                && n > 0
+            {
+                return Err(Error::corrupt(format!("the store has {n} {what}")));
+            }
+        }
         let said: Vec<String> = self.all("PRAGMA integrity_check(4)", [], |row| {
             row.get(0).map_err(|e| self.failed(e))
         })?;
@@ -564,7 +596,7 @@ mod tests {
     /// The statements beside `find` that a log makes again and again.
     const STATEMENTS: [&str; 8] = [
         "SELECT max(idx) FROM entry",
-        "SELECT idx, hashes FROM tile WHERE level = ?1 ORDER BY idx DESC LIMIT 1",
+        "SELECT idx, hashes FROM tile WHERE level = ?1 + 0 ORDER BY idx DESC LIMIT 1",
         "SELECT idx FROM entry WHERE event = ?1",
         "SELECT token, idx FROM token WHERE (token, idx) > (?1, ?2) ORDER BY token, idx LIMIT ?3",
         "SELECT idx, hashes FROM tile WHERE level = ?1 AND idx > ?2 ORDER BY idx LIMIT ?3",

@@ -1,6 +1,6 @@
 //! Writing: one transaction at a time, in the order of the lock files' queue.
 
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 
 use audit_core::datakey::KeyRecord;
 use audit_core::entry::{ENTRY_BYTES_MAX, TOKENS_MAX, check_origin};
@@ -12,7 +12,7 @@ use rusqlite::ffi::ErrorCode;
 use uuid::Uuid;
 
 use crate::failure::{self, ALREADY_THERE};
-use crate::layout::open_writer;
+use crate::layout::{inode, open_writer};
 use crate::locks::Queue;
 use crate::query::{Db, int};
 
@@ -24,6 +24,8 @@ pub(crate) struct Writer {
     path: PathBuf,
     connection: Connection,
     queue: Queue,
+    /// Of the file that the connection has open; it can't be given to another file meanwhile.
+    inode: u64,
 }
 
 impl Writer {
@@ -31,11 +33,25 @@ impl Writer {
         // The store first: no lock files are left beside what isn't one.
         let connection = open_writer(&path)?;
         let queue = Queue::open(&path)?;
+        let inode = inode_at(&path)?;
         Ok(Self {
             path,
             connection,
             queue,
+            inode,
         })
+    }
+
+    /// Refuses to write to a file that was deleted or replaced: it would be gone with this process.
+    fn check_named(&self) -> Result<()> {
+        if inode_at(&self.path)? == self.inode {
+            Ok(())
+        } else {
+            Err(Error::unavailable(format!(
+                "{} is another file than the one that this process opened",
+                self.path.display()
+            )))
+        }
     }
 
     pub(crate) fn create(&self, origin: &str) -> Result<()> {
@@ -190,6 +206,7 @@ impl Writer {
     fn write<T>(&self, change: impl FnOnce(Db<'_>) -> Result<T>) -> Result<T> {
         let connection = &self.connection;
         let _turn = self.queue.turn()?;
+        self.check_named()?;
         connection
             .execute_batch("BEGIN IMMEDIATE")
             .map_err(|e| self.failed(e))?;
@@ -360,6 +377,12 @@ fn check(batch: &Batch, head: &Head) -> Result<()> {
         }
     }
     Ok(())
+}
+
+fn inode_at(path: &Path) -> Result<u64> {
+    std::fs::metadata(path)
+        .map(|meta| inode(&meta))
+        .map_err(|e| failure::file("writing to the store", path, e))
 }
 
 #[cfg(test)]

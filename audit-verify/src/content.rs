@@ -127,8 +127,8 @@ impl<'a> Contents<'a> {
             }
             Ok(key) => {
                 if self.unwrapped.len() >= KEYS_MAX {
-                    // Which one goes doesn't matter: it is unwrapped again when it is needed.
-                    self.unwrapped.pop_first();
+                    // Ids are random, so the least one is as likely to be in use as any: start anew instead.
+                    self.unwrapped.clear();
                 }
                 self.unwrapped.insert(id, (key, record.scope));
                 true

@@ -108,15 +108,20 @@ fn main() -> ExitCode {
     match run() {
         Ok(code) => ExitCode::from(code),
         Err(failure) => {
-            let mut text = format!("audit-verify: {}\n", failure.message);
+            let mut text = format!("audit-verify: {}\n", one_line(&failure.message));
             if let Some(hint) = failure.hint {
                 text.extend(["hint: ", &hint, "\n"]);
             }
             // Nobody is left to tell if standard error is closed.
-            drop(std::io::stderr().write_all(printable(&text).as_bytes()));
+            drop(std::io::stderr().write_all(text.as_bytes()));
             ExitCode::from(2)
         }
     }
+}
+
+/// A message, which may quote what was read, as one line that is fit for a terminal.
+fn one_line(text: &str) -> String {
+    printable(text).replace('\n', "\u{fffd}")
 }
 
 fn print(text: &str) -> Result<()> {
@@ -324,7 +329,7 @@ fn proof(args: &mut lexopt::Parser) -> Result<u8> {
             };
             print(&format!(
                 "{word}: {}\npublic key  {vkey}\n",
-                printable(&failure.message)
+                one_line(&failure.message)
             ))?;
             Ok(if refused.is_contradiction() { 1 } else { 2 })
         }

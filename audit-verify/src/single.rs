@@ -15,6 +15,8 @@ use audit_tlog::tlog_proof::{TlogProof, TlogProofError};
 pub enum ProofRefused {
     /// The entry breaks the format, so no log of this kind holds it.
     Entry(audit_core::Error),
+    /// The checkpoint has extension lines: the format has none, and nothing binds them.
+    Extensions,
     /// The proof doesn't verify.
     Proof(TlogProofError),
 }
@@ -36,6 +38,7 @@ impl fmt::Display for ProofRefused {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         match self {
             Self::Entry(_) => f.write_str("the entry is not one of a log"),
+            Self::Extensions => f.write_str("the checkpoint has extension lines"),
             Self::Proof(_) => f.write_str("the proof does not verify"),
         }
     }
@@ -45,6 +48,7 @@ impl std::error::Error for ProofRefused {
     fn source(&self) -> Option<&(dyn std::error::Error + 'static)> {
         match self {
             Self::Entry(e) => Some(e),
+            Self::Extensions => None,
             Self::Proof(e) => Some(e),
         }
     }
@@ -61,7 +65,12 @@ pub fn proof(
     vkey: &VerifierKey,
 ) -> Result<Verified<Checkpoint>, ProofRefused> {
     Entry::decode(entry).map_err(ProofRefused::Entry)?;
-    proof
+    let checkpoint = proof
         .verify(&leaf_hash(entry), vkey.name(), vkey)
-        .map_err(ProofRefused::Proof)
+        .map_err(ProofRefused::Proof)?;
+    if checkpoint.extensions.is_empty() {
+        Ok(checkpoint)
+    } else {
+        Err(ProofRefused::Extensions)
+    }
 }

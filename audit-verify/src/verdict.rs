@@ -426,7 +426,10 @@ impl Verdict {
     pub(crate) fn not_opened(&mut self, error: &Error) {
         self.failed_read(Check::Index, error);
         for check in Check::ALL {
-            self.not_checked(check, "the evidence could not be opened");
+            // The engine may have answered all the same.
+            if self.tallies[slot(check)].population == 0 {
+                self.not_checked(check, "the evidence could not be opened");
+            }
         }
     }
 

@@ -9,7 +9,7 @@ use audit_core::hex::{Digest, Hex};
 use audit_core::row::{Parts, Row};
 use audit_core::time::Timestamp;
 use audit_core::token::Token;
-use audit_core::{Error, Result};
+use audit_core::{Error, ErrorKind, Result};
 use audit_tlog::Hash;
 use audit_tlog::checkpoint::Checkpoint;
 use audit_tlog::hash::leaf_hash;
@@ -54,10 +54,11 @@ pub fn verify(
     let mut verdict = Verdict::new(policy.vkey.name(), policy.vkey.to_string());
     if let Err(e) = evidence.integrity() {
         verdict.failed_read(Check::Engine, &e);
-        verdict.not_checked(
-            Check::Engine,
-            "the engine did not say that its files are whole",
-        );
+        if e.kind() == ErrorKind::Corrupt {
+            verdict.count(Check::Engine, 1);
+        } else {
+            verdict.not_checked(Check::Engine, "the engine could not look at its files");
+        }
     } else if evidence.has_engine() {
         verdict.count(Check::Engine, 1);
     } else {

@@ -360,7 +360,6 @@ fn a_request_that_can_t_be_recorded_is_a_503() {
 }
 
 #[test]
-#[ignore = "the SQLite store goes on writing to a file that has no name any more"]
 fn nothing_is_acknowledged_by_a_store_that_was_deleted() {
     let host = Host::with_log();
     let provider = Provider::start(true);

@@ -464,7 +464,6 @@ fn a_change_beside_the_entries_is_found() {
 }
 
 #[test]
-#[ignore = "SQLite checks no CHECK constraint of a file that is opened for reading, and the store does it neither"]
 fn a_row_where_no_row_can_be_is_found() {
     all_are_found(&[
         Case {

@@ -479,12 +479,13 @@ impl Writer {
         // id; the next run opens behind whatever is there.
         let head = match appended {
             Ok(head) => head,
-            Err(e) if e.kind() == ErrorKind::Unknown => match self.resolve(&made, e).await {
+            Err(e) if e.kind() == ErrorKind::Unknown => match self.resolve(&made, &e).await {
                 Ok(Some(head)) => head,
                 Ok(None) => {
                     return Err(Error::unavailable(
                         "the store didn't take the batch; nothing was written",
-                    ));
+                    )
+                    .because(e));
                 }
                 Err(e) => return Err(self.give_up(e)),
             },
@@ -545,7 +546,7 @@ impl Writer {
 
     /// Finds out whether a batch of unknown outcome is in the log, and waits for as long as that takes: appending
     /// anything else before would let the same entries be written twice.
-    async fn resolve(&self, made: &[Made], unknown: Error) -> Result<Option<Head>> {
+    async fn resolve(&self, made: &[Made], unknown: &Error) -> Result<Option<Head>> {
         let mut pause = Duration::from_millis(50);
         let attempts = 40;
         for _ in 0..attempts {
@@ -563,7 +564,7 @@ impl Writer {
             "the store was not reachable long enough to learn whether the last batch was written; \
              this run appends nothing more",
         )
-        .because(unknown))
+        .because(unknown.to_string()))
     }
 
     async fn look_for(&self, made: &[Made]) -> Result<Option<Head>> {

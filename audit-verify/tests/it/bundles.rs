@@ -278,6 +278,6 @@ fn a_checkpoint_of_size_0_is_malformed() {
     let text = String::from_utf8(changed).unwrap();
     let text = text.replace("{\"checkpoints\":0,", "{\"checkpoints\":1,");
     let e = Reader::open(Cursor::new(text.into_bytes())).unwrap_err();
-    assert_eq!(e.kind(), audit_core::ErrorKind::Corrupt);
+    assert_eq!(e.kind(), ErrorKind::Corrupt);
     assert!(e.to_string().contains("size 0"), "{e}");
 }

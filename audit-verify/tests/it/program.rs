@@ -5,6 +5,7 @@ use std::process::{Command, Output};
 
 use audit_core::keyring::{AuditorKeyFile, Protection};
 use audit_core::time::System;
+use audit_tlog::checkpoint::{self, Checkpoint};
 use audit_tlog::proof::inclusion_proof;
 use audit_tlog::tile::{Tile, TileId, TileMap};
 use audit_tlog::tlog_proof::TlogProof;
@@ -139,6 +140,19 @@ fn a_proof_holds_for_its_entry_alone() {
         )),
         1
     );
+    let checkpoint = Checkpoint {
+        origin: world.ring.origin().to_owned(),
+        size: world.log.size,
+        root: world.log.root(world.log.rows.len()),
+        extensions: vec!["more".into()],
+    };
+    let extended = TlogProof {
+        checkpoint: checkpoint::sign(&checkpoint, &[&world.ring.checkpoint_signer()]).unwrap(),
+        ..proof
+    };
+    std::fs::write(dir.path().join("extended"), extended.to_string()).unwrap();
+    let args = ["proof", "extended", "--entry", "four", "--vkey", &vkey];
+    assert_eq!(code(&run(dir.path(), &args)), 1);
     let other = other().ring.vkey().to_string();
     assert_eq!(
         code(&run(
