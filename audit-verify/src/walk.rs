@@ -174,7 +174,7 @@ struct Walk<'a> {
     last: Option<Timestamp>,
     /// How far a record is ahead of the verifier's clock at most.
     ahead: Option<i64>,
-    /// The earliest and latest time from the last covered entry on.
+    /// The earliest and latest time behind the last covered entry: that one may be old, where a log was idle.
     tail: Option<(Timestamp, Timestamp)>,
     /// The last entry that closes a run.
     closed: Option<u64>,
@@ -791,7 +791,7 @@ impl Walk<'_> {
     fn covers(&mut self, size: u64, root: Hash, remembered: bool) {
         self.good = size;
         self.covered_latest = self.latest;
-        self.tail = self.last.map(|last| (last, last));
+        self.tail = None;
         if self.verdict.covered.as_ref().is_none_or(|c| c.size < size) {
             self.verdict.covered = Some(Covered {
                 size,
@@ -1284,8 +1284,8 @@ impl Walk<'_> {
             let span = last.as_micros().saturating_sub(first.as_micros());
             if u128::from(span.unsigned_abs()) > self.policy.unpublished_max.as_micros() {
                 v.undecide(format!(
-                    "no checkpoint commits to the entries from index {from} on, which with the one before them span {}, \
-                     allowed are {}: {UNPUBLISHED_HINT}",
+                    "no checkpoint commits to the entries from index {from} on, which span {}, allowed are {}: \
+                     {UNPUBLISHED_HINT}",
                     seconds(span),
                     duration(self.policy.unpublished_max)
                 ));

@@ -21,6 +21,9 @@ use crate::reader::tiles_for;
 use crate::seal::sha256;
 use crate::store::{Head, Lease, ReadStore, Store};
 
+/// How long a closing run waits between its looks for another process's checkpoint, at most four times over.
+const LAST_TURN: Duration = Duration::from_secs(1);
+
 /// Bytes of a state file: one signed checkpoint.
 const STATE_BYTES_MAX: u64 = 64 * 1024;
 
@@ -255,7 +258,17 @@ impl Publisher {
                 () = tokio::time::sleep(self.interval) => false,
                 () = closed(&mut self.growth) => true,
             };
-            let published = self.publish(&mut lease).await;
+            let mut published = self.publish(&mut lease).await;
+            if last {
+                // Another process publishes: this run ends when its last entry is under a checkpoint, or after a while.
+                for _ in 0..20 {
+                    if !matches!(published, Ok(None)) || self.is_published().await? {
+                        break;
+                    }
+                    tokio::time::sleep(self.interval.min(LAST_TURN) / 4).await;
+                    published = self.publish(&mut lease).await;
+                }
+            }
             if let Some(shared) = self.shared.upgrade() {
                 shared.note_publishing(&published);
             }
@@ -277,6 +290,17 @@ impl Publisher {
                 return Ok(());
             }
         }
+    }
+
+    /// Whether a checkpoint commits to everything that this process's writer saw.
+    async fn is_published(&self) -> Result<bool> {
+        let seen = self
+            .seen
+            .lock()
+            .unwrap_or_else(PoisonError::into_inner)
+            .clone();
+        let own = own_checkpoint(&*self.store, &self.keys.vkey()).await?;
+        Ok(seen.is_none_or(|seen| own.is_some_and(|(size, _)| size >= seen.size)))
     }
 
     /// Signs a checkpoint over the store's head, if this process holds the lease and the log grew.
