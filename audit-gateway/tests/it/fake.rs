@@ -104,16 +104,28 @@ impl Fixture {
 }
 
 /// Every exchange of a provider whose bytes may be taken for those on the wire: neither written anew nor shortened.
+/// Single ones and those of sessions.
 pub(crate) fn load(fixtures: &Path, provider: &str) -> Vec<Fixture> {
-    let folder = fixtures.join("llm-traffic/exchanges").join(provider);
-    let mut files: Vec<PathBuf> = std::fs::read_dir(folder)
-        .unwrap()
+    let traffic = fixtures.join("llm-traffic");
+    let folders = [
+        traffic.join("exchanges").join(provider),
+        traffic.join("sessions"),
+    ];
+    let mut files: Vec<PathBuf> = folders
+        .iter()
+        .flat_map(|folder| std::fs::read_dir(folder).unwrap())
         .map(|f| f.unwrap().path())
         .collect();
     files.sort();
     let mut loaded = Vec::new();
-    for file in files {
-        let exchange: Value = serde_json::from_slice(&std::fs::read(file).unwrap()).unwrap();
+    let exchanges = files.iter().flat_map(|file| {
+        let bytes = std::fs::read(file).unwrap();
+        serde_json::Deserializer::from_slice(&bytes)
+            .into_iter::<Value>()
+            .map(Result::unwrap)
+            .collect::<Vec<_>>()
+    });
+    for exchange in exchanges.filter(|exchange| exchange["provider"] == provider) {
         let (request, response) = (&exchange["request"], &exchange["response"]);
         let faithful = |message: &Value| {
             ["exact", "decoded"].contains(&message["body_fidelity"].as_str().unwrap())
