@@ -1,15 +1,14 @@
 //! The MAC chain over one writer run's entries (`docs/format.md` §7).
 
 use ed25519_dalek::{Signature, VerifyingKey};
-use hkdf::Hkdf;
-use hmac::{Hmac, KeyInit, Mac};
 use hpke::aead::AesGcm256;
 use hpke::kdf::HkdfSha256;
 use hpke::kem::X25519HkdfSha256;
 use hpke::{Deserializable, Kem, OpModeR, OpModeS, Serializable};
-use sha2::Sha256;
+use sha2::{Digest as _, Sha256};
 use subtle::ConstantTimeEq;
 use uuid::Uuid;
+use zeroize::Zeroizing;
 
 use crate::entry::{Entry, Opening};
 use crate::error::{Error, Result};
@@ -30,12 +29,36 @@ pub struct MacChain {
     mac_key: SecretKey,
 }
 
+/// HMAC-SHA256 (RFC 2104) with a key of 32 bytes, that leaves no copy of the key behind.
+///
+/// The crate `hmac` copies its key over the stack, where it stays for as long as nobody happens to write there. For
+/// other keys that is no matter, since they live as long as the process; the keys of closed epochs must be gone.
+fn hmac(key: &SecretKey, message: &[&[u8]], out: &mut [u8; 32]) {
+    let mut block = Zeroizing::new([0_u8; 64]);
+    // On the heap, since a moved state would leave a copy; the hash wipes itself when it is dropped.
+    let mut hash = Box::new(Sha256::new());
+    let mut digest = Zeroizing::new([0; 32]);
+    for (pad, parts) in [(0x36, message), (0x5c, &[][..])] {
+        for (i, byte) in block.iter_mut().enumerate() {
+            *byte = key.expose().get(i).copied().unwrap_or(0) ^ pad;
+        }
+        hash.update(&block[..]);
+        if pad == 0x5c {
+            hash.update(&digest[..]);
+        }
+        for part in parts {
+            hash.update(part);
+        }
+        sha2::Digest::finalize_into_reset(&mut *hash, (&mut *digest).into());
+    }
+    out.copy_from_slice(&digest[..]);
+}
+
+/// HKDF-SHA256 (RFC 5869) with an empty salt, one block of output.
 fn derive(key: &SecretKey, info: &str) -> SecretKey {
-    SecretKey::filled(|out| {
-        Hkdf::<Sha256>::new(None, key.expose())
-            .expand(&label(info), out)
-            .expect("32 bytes are within what HKDF-SHA256 gives");
-    })
+    let no_salt = SecretKey::new([0; 32]);
+    let extracted = SecretKey::filled(|prk| hmac(&no_salt, &[key.expose()], prk));
+    SecretKey::filled(|out| hmac(&extracted, &[&label(info), &[1]], out))
 }
 
 impl MacChain {
@@ -72,14 +95,16 @@ impl MacChain {
     }
 
     fn mac(&self, entry: &Entry) -> Digest {
-        let mut mac = Hmac::<Sha256>::new_from_slice(self.mac_key.expose())
-            .expect("HMAC takes a key of any length");
-        mac.update(&label("mac"));
-        mac.update(self.run.as_bytes());
-        mac.update(&entry.seq.to_be_bytes());
-        mac.update(&self.previous.0);
-        mac.update(&sha256(&entry.without_mac()).0);
-        Hex(mac.finalize().into_bytes().into())
+        let message: [&[u8]; 5] = [
+            &label("mac"),
+            self.run.as_bytes(),
+            &entry.seq.to_be_bytes(),
+            &self.previous.0,
+            &sha256(&entry.without_mac()).0,
+        ];
+        let mut mac = Hex([0; 32]);
+        hmac(&self.mac_key, &message, &mut mac.0);
+        mac
     }
 
     /// Fills `run`, `seq`, `epoch` and `mac` of an entry, and moves on.
@@ -229,7 +254,7 @@ impl AuditorKey {
             &run_key_ad(origin, run),
         )
         .map_err(|e| failed().because(e.to_string()))?;
-        let plain = zeroize::Zeroizing::new(plain);
+        let plain = Zeroizing::new(plain);
         let bytes: &[u8; 32] = plain
             .as_slice()
             .try_into()
@@ -315,4 +340,103 @@ pub fn verify_opening(entry: &Entry) -> Result<&Opening> {
         .as_ref()
         .and_then(|l| l.opening.as_ref())
         .ok_or_else(|| Error::corrupt(format!("entry of kind {} opens no run", entry.kind)))
+}
+
+#[cfg(test)]
+mod tests {
+    use hkdf::Hkdf;
+    use hmac::{Hmac, KeyInit, Mac};
+
+    use super::*;
+    use crate::time::{System, Timestamp};
+
+    #[test]
+    fn hmac_or_hkdf_differs_from_the_crates() {
+        for n in 0..300 {
+            let key = SecretKey::random(&System);
+            let mut message = vec![0; n];
+            System.fill(&mut message);
+            let (one, two) = message.split_at(n / 3);
+            let mut ours = [0; 32];
+            hmac(&key, &[one, two], &mut ours);
+            let mut theirs = Hmac::<Sha256>::new_from_slice(key.expose()).unwrap();
+            theirs.update(&message);
+            assert_eq!(
+                ours,
+                <[u8; 32]>::from(theirs.finalize().into_bytes()),
+                "{n} bytes"
+            );
+
+            let mut theirs = [0; 32];
+            Hkdf::<Sha256>::new(None, key.expose())
+                .expand(&label("evolve"), &mut theirs)
+                .unwrap();
+            assert_eq!(*derive(&key, "evolve").expose(), theirs);
+        }
+    }
+
+    #[test]
+    fn a_chain_takes_an_entry_from_elsewhere() {
+        let entry = |kind: &str| Entry {
+            content: None,
+            epoch: 0,
+            event: System.uuid_v4(),
+            key: None,
+            keys: None,
+            kind: crate::Kind::new(kind).unwrap(),
+            log: None,
+            mac: Hex([0; 32]),
+            payloads: None,
+            recorded: Timestamp::EPOCH,
+            run: Uuid::nil(),
+            seq: 0,
+            time: Timestamp::EPOCH,
+            tokens: None,
+            v: 1,
+        };
+        let (run, k0) = (System.uuid_v4(), SecretKey::random(&System));
+        let mut writer = MacChain::start(run, k0.clone());
+        let mut entries: Vec<Entry> = (0..6).map(|n| entry(&format!("kind.{n}"))).collect();
+        for (n, entry) in entries.iter_mut().enumerate() {
+            writer.append(entry);
+            if n % 2 == 1 {
+                writer.evolve();
+            }
+        }
+        let walk = |entries: &[Entry]| -> Option<usize> {
+            let mut auditor = MacChain::start(run, k0.clone());
+            entries.iter().enumerate().find_map(|(n, entry)| {
+                let wrong = auditor.verify(entry).is_err().then_some(n);
+                if n % 2 == 1 {
+                    auditor.evolve();
+                }
+                wrong
+            })
+        };
+        assert_eq!(walk(&entries), None);
+        for n in 0..6 {
+            let mut changed = entries.clone();
+            changed[n].mac.0[0] ^= 1;
+            assert_eq!(walk(&changed), Some(n), "a flipped bit");
+            let mut changed = entries.clone();
+            changed[n].kind = crate::Kind::new("other").unwrap();
+            assert_eq!(walk(&changed), Some(n), "another content");
+            let mut changed = entries.clone();
+            changed.remove(n);
+            assert_eq!(walk(&changed), (n < 5).then_some(n), "a missing entry");
+            let mut changed = entries.clone();
+            changed.insert(n, entries[n].clone());
+            assert_eq!(walk(&changed), Some(n + 1), "a copy");
+        }
+        // The key of the second epoch makes no MAC of the first.
+        let mut late = MacChain::start(run, k0.clone());
+        late.evolve();
+        late.epoch = 0;
+        let mut forged = entries[0].clone();
+        late.append(&mut forged);
+        assert_ne!(forged.mac, entries[0].mac);
+        // Another run's K(0) doesn't either.
+        let mut other = MacChain::start(run, SecretKey::random(&System));
+        other.verify(&entries[0]).unwrap_err();
+    }
 }
