@@ -90,8 +90,12 @@ pub(crate) struct ServeArgs {
     /// Address to listen on [default: 127.0.0.1:8484]
     #[arg(long, value_name = "ADDR")]
     pub(crate) listen: Option<String>,
-    /// Where /NAME/… goes, for example openai=https://api.openai.com; can be given several times
-    #[arg(long, value_name = "NAME=URL")]
+    /// Where /NAME/… goes; can be given several times
+    #[arg(
+        long,
+        value_name = "NAME=URL",
+        help = "Where /NAME/… goes, for example openai=https://api.openai.com; can be given several times"
+    )]
     pub(crate) upstream: Vec<String>,
 }
 

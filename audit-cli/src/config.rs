@@ -92,7 +92,6 @@ pub(crate) struct Setting<T> {
 #[derive(Debug, Clone, Default, clap::Args)]
 #[expect(
     clippy::doc_markdown,
-    rustdoc::bare_urls,
     reason = "these are the texts of --help, where backticks would be shown"
 )]
 pub(crate) struct GlobalFlags {
