@@ -117,6 +117,8 @@ pub(crate) type Environment<'a> = &'a dyn Fn(&str) -> Option<OsString>;
 pub(crate) struct Settings {
     /// The configuration file that was read.
     pub(crate) file: Option<PathBuf>,
+    /// The configuration file that a flag or the environment names.
+    pub(crate) named: Option<PathBuf>,
     pub(crate) store: Option<Setting<String>>,
     pub(crate) key: Option<Setting<String>>,
     pub(crate) state_dir: Setting<PathBuf>,
@@ -126,14 +128,19 @@ pub(crate) struct Settings {
 }
 
 impl Settings {
-    pub(crate) fn load(flags: &GlobalFlags, environment: Environment<'_>) -> Result<Self> {
+    /// Settings from flags, environment and file. `existing`: a file that is named must be there.
+    pub(crate) fn load(
+        flags: &GlobalFlags,
+        environment: Environment<'_>,
+        existing: bool,
+    ) -> Result<Self> {
         let (path, must_exist) = match (&flags.config, text(environment, "AUDIT_TRAIL_CONFIG")?) {
             (Some(path), _) => (Some(path.clone()), true),
             (None, Some(path)) => (Some(PathBuf::from(path)), true),
             (None, None) => (found(environment), false),
         };
         let file = match &path {
-            Some(path) if must_exist || path.exists() => read(path)?,
+            Some(path) if (must_exist && existing) || path.exists() => read(path)?,
             _ => ConfigFile::default(),
         };
         let from_file = |value: Option<String>| {
@@ -184,6 +191,7 @@ impl Settings {
             },
         };
         Ok(Self {
+            named: path.clone().filter(|_| must_exist),
             vkey: from_file(file.vkey),
             opened: from_file(file.opened),
             file: path.filter(|p| p.exists()),

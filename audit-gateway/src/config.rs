@@ -56,7 +56,12 @@ impl Config {
         }
     }
 
-    pub(crate) fn check(&self) -> Result<()> {
+    /// Checks names and limits, as [`Gateway::bind`](crate::Gateway::bind) does.
+    ///
+    /// # Errors
+    ///
+    /// [`ErrorKind::Invalid`](crate::ErrorKind::Invalid), naming what is wrong.
+    pub fn check(&self) -> Result<()> {
         if self.upstreams.is_empty() {
             return Err(Error::invalid("no upstream is configured"));
         }

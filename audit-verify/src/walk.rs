@@ -95,6 +95,7 @@ pub fn verify(
         identity: Vec::new(),
         root_wrong: None,
         remembered_wrong: None,
+        remembered_good: 0,
         root_skipped: 0,
         good: 0,
         heads: Heads::default(),
@@ -163,6 +164,9 @@ struct Walk<'a> {
     identity: Vec<(Option<u64>, String)>,
     root_wrong: Option<RootWrong>,
     remembered_wrong: Option<RootWrong>,
+    /// The size of the last remembered checkpoint that held. The evidence's own checkpoints say nothing here: another
+    /// history has good ones of its own.
+    remembered_good: u64,
     root_skipped: u64,
     good: u64,
     heads: Heads,
@@ -745,13 +749,14 @@ impl Walk<'_> {
             let is = self.edge.root();
             if is == checkpoint.root {
                 self.verdict.count(Check::Remembered, 1);
+                self.remembered_good = checkpoint.size;
                 self.covers(checkpoint.size, is, true);
             } else if self.remembered_wrong.is_none() {
                 self.remembered_wrong = Some(RootWrong {
                     size,
                     should: checkpoint.root,
                     is,
-                    good: self.good,
+                    good: self.remembered_good,
                 });
             }
         }

@@ -55,7 +55,10 @@ pub(crate) async fn run(settings: &Settings, args: &InitArgs) -> Result<u8> {
             ))
             .hint("a log is made once; go to another folder to make another one"));
         }
-        None => here.join(CONFIG_NAME),
+        None => match &settings.named {
+            Some(path) => here.join(path),
+            None => here.join(CONFIG_NAME),
+        },
     };
     // What a flag or the environment says is kept; paths are written whole, so that the file works from every folder.
     let store_url = match &settings.store {

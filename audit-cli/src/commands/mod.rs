@@ -30,14 +30,18 @@ use crate::error::{CliError, Result};
 
 /// Runs the command; the answer is the exit code.
 pub(crate) fn run(cli: Cli) -> Result<u8> {
-    let settings = || Settings::load(&cli.global, &environment);
+    let settings = || Settings::load(&cli.global, &environment, true);
     let context = || {
         Ok::<_, CliError>(Context {
             settings: settings()?,
         })
     };
     match cli.command {
-        Command::Init(args) => block_on(init::run(&settings()?, &args)),
+        Command::Init(args) => {
+            // The file that it is to write isn't there yet.
+            let settings = Settings::load(&cli.global, &environment, false)?;
+            block_on(init::run(&settings, &args))
+        }
         Command::Serve(args) => block_on(serve::run(&context()?, &args)),
         Command::Emit(args) => block_on(emit::run(&context()?, args)),
         Command::Log(args) => block_on(log::run(&context()?, &args)),

@@ -124,6 +124,10 @@ fn config(settings: &Settings, args: &ServeArgs) -> Result<Config> {
 
 pub(crate) async fn run(context: &Context, args: &ServeArgs) -> Result<u8> {
     let config = config(&context.settings, args)?;
+    // Before the log is opened: a wrong setting leaves no run behind.
+    config
+        .check()
+        .map_err(|e| CliError::because("the gateway's settings", &e).code(2))?;
     let public = !config.listen.ip().is_loopback();
     let upstreams = config.upstreams.clone();
     let log = context.log().await?;
