@@ -3,7 +3,7 @@
 //! All of them are cases of one construction, the subtree consistency proof of draft-ietf-plants-merkle-tree-certs §4.4:
 //! with `start = 0` it is the consistency proof of RFC 9162 §2.1.4, with `end = start + 1` the inclusion proof of §2.1.3.
 
-use core::fmt;
+use core::{fmt, ops};
 use std::collections::BTreeMap;
 
 use crate::hash::{Hash, empty_root, node_hash};
@@ -123,6 +123,26 @@ pub fn verify_consistency(
         });
     }
     verify_subtree_consistency(0, old_size, new_size, old_root, new_root, proof)
+}
+
+/// The one or two subtrees that cover the entries from `start` to `end` with the fewest others, the left one first; the
+/// right one is empty if one is enough (draft-ietf-plants-merkle-tree-certs, arbitrary intervals).
+///
+/// Whoever proves a range of entries proves these subtrees, instead of each entry.
+#[must_use]
+pub fn covering_subtrees(start: u64, end: u64) -> (ops::Range<u64>, ops::Range<u64>) {
+    if end <= start.saturating_add(1) {
+        return (start..end, end..end);
+    }
+    let below = |bits: u32| (1_u64 << bits) - 1;
+    let width = |n: u64| u64::BITS - n.leading_zeros();
+    let last = end - 1;
+    // The right subtree begins where first and last entry part ways.
+    let split = width(start ^ last) - 1;
+    let middle = last & !below(split);
+    // The left one must be so wide that it reaches from there back to the first entry.
+    let left = start & !below(width(!start & below(split)));
+    (left..middle, middle..end)
 }
 
 /// Verifies that the leaf hash stands at `index` in the subtree `[start, end)` with root hash `root`
@@ -467,7 +487,7 @@ impl Perfect {
         self.first_hash() >> 8
     }
 
-    fn tile_range(self) -> core::ops::Range<usize> {
+    fn tile_range(self) -> ops::Range<usize> {
         let start = usize::from(self.first_hash().to_le_bytes()[0]);
         start..start + (1 << (self.height % 8))
     }

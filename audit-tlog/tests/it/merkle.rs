@@ -6,9 +6,9 @@ use std::fmt::Write as _;
 use audit_tlog::Frontier;
 use audit_tlog::hash::{Hash, leaf_hash, node_hash, root_of};
 use audit_tlog::proof::{
-    ProofError, consistency_proof, inclusion_proof, root_from_tiles, subtree_consistency_proof,
-    subtree_inclusion_proof, verify_consistency, verify_inclusion, verify_subtree_consistency,
-    verify_subtree_inclusion,
+    ProofError, consistency_proof, covering_subtrees, inclusion_proof, root_from_tiles,
+    subtree_consistency_proof, subtree_inclusion_proof, verify_consistency, verify_inclusion,
+    verify_subtree_consistency, verify_subtree_inclusion,
 };
 use serde_json::Value;
 use sha2::{Digest as _, Sha256};
@@ -173,7 +173,7 @@ fn line(head: &str, hashes: &[Hash]) -> String {
     line
 }
 
-/// All subtree hashes and proofs up to 130 leaves, under one hash each.
+/// All subtree hashes, proofs and coverings up to 130 leaves, under one hash each.
 #[test]
 fn accumulated_subtree_vectors() {
     const SIZE: u64 = 130;
@@ -224,7 +224,23 @@ fn accumulated_subtree_vectors() {
         }
     }
     println!("{subtrees} subtrees");
+    let mut covering = Sha256::new();
+    for end in 0..=SIZE {
+        for start in 0..=end {
+            let (left, right) = covering_subtrees(start, end);
+            assert!(left.start <= start && left.end == right.start && right.end == end);
+            for part in [&left, &right].into_iter().filter(|part| !part.is_empty()) {
+                // Asking for a proof tells whether it is a subtree.
+                subtree_consistency_proof(part.start, part.end, SIZE, &tiles).unwrap();
+            }
+            covering.update(format!(
+                "[{}, {}) [{}, {})\n",
+                left.start, left.end, right.start, right.end
+            ));
+        }
+    }
     for (field, found) in [
+        ("covering", covering),
         ("subtree_hash", roots),
         ("subtree_inclusion", inclusion),
         ("subtree_consistency", consistency),
