@@ -499,14 +499,13 @@ impl Writer {
         let first = head.size - made.len() as u64;
         // If others appended since, what this run saw must still be the beginning of it: a store that was changed and
         // grew meanwhile would otherwise be signed as if this run's entries stood in it as they were written.
-        if let Err(e) = self.continues(&head, first).await {
-            return Err(if is_fatal(e.kind()) {
-                self.give_up(e)
-            } else {
-                e
-            });
+        match self.continues(&head, first).await {
+            Ok(()) => self.saw(&head),
+            Err(e) if is_fatal(e.kind()) => return Err(self.give_up(e)),
+            // The store can't be read at the moment, but the batch is in it: whatever this answers, the chain has to
+            // move on. What was seen stays what it was, so that the next commit checks from there.
+            Err(_) => {}
         }
-        self.saw(&head);
         self.grown.send_replace(head.size);
         Ok(first)
     }

@@ -324,6 +324,29 @@ async fn an_unknown_outcome_is_resolved_before_anything_else_is_appended() {
 }
 
 #[tokio::test]
+async fn a_check_that_fails_behind_a_durable_batch_leaves_no_gap_and_is_made_up_for() {
+    let bench = Bench::new();
+    let mut options = bench.options();
+    options.state_dir = None;
+    let one = Log::create(options.clone()).await.unwrap();
+    let other = Log::open(options).await.unwrap();
+    for n in 0..6 {
+        other.append(event("other", n)).await.unwrap();
+        // The other run appended in between, so this run looks whether what it saw still stands, and can't.
+        bench
+            .faulty
+            .fail(Call::Tile, Fault::Before, ErrorKind::Unavailable);
+        one.append(event("one", n)).await.unwrap();
+        bench.faulty.heal();
+        one.append(event("one", n)).await.unwrap();
+    }
+    one.close().await.unwrap();
+    other.close().await.unwrap();
+    assert_eq!(bench.audit(), [1, 1]);
+    assert!(bench.faulty.calls(Call::Tile) > 6, "nothing was looked at");
+}
+
+#[tokio::test]
 async fn one_bad_event_of_a_batch_takes_no_other_with_it() {
     let bench = Bench::new();
     let log = bench.create().await;
