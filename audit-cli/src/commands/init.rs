@@ -134,8 +134,8 @@ pub(crate) async fn run(settings: &Settings, args: &InitArgs) -> Result<u8> {
     ));
     if let Some(path) = auditor_file {
         output::note(&format!(
-            "  - {}: the auditor's private key. Move it, don't copy it: with it gone,\n    \
-             nobody on this host can rewrite closed epochs, and only its holder can check them",
+            "  - {}: the auditor's private key. Move it, don't copy it. Whoever has it\n    \
+             can make the MACs of every run; with it gone, changes inside of closed epochs show to its holder",
             path.display()
         ));
     }
