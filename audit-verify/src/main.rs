@@ -2,7 +2,7 @@
 
 use std::ffi::OsString;
 use std::fs::File;
-use std::io::{Read as _, Write as _};
+use std::io::{IsTerminal as _, Read as _, Write as _};
 use std::path::{Path, PathBuf};
 use std::process::ExitCode;
 use std::time::Duration;
@@ -17,7 +17,7 @@ use audit_tlog::Hash;
 use audit_tlog::hash::leaf_hash;
 use audit_tlog::note::{NOTE_LEN_MAX, VerifierKey};
 use audit_tlog::tlog_proof::{PROOF_LEN_MAX, TlogProof};
-use audit_verify::{Policy, Verdict, bundle, printable, verify};
+use audit_verify::{Policy, Progress, Stage, Verdict, bundle, printable, verify};
 use lexopt::prelude::*;
 
 const HELP: &str = "\
@@ -278,7 +278,12 @@ fn log(args: &mut lexopt::Parser) -> Result<u8> {
     let file =
         File::open(&path).map_err(|e| Failure::of(&format!("bundle {}", path.display()), &e))?;
     let verdict = match bundle::Reader::open(file) {
-        Ok(evidence) => verify(&evidence, &policy, &mut ()),
+        Ok(evidence) => {
+            let mut line = ProgressLine::default();
+            let verdict = verify(&evidence, &policy, &mut line);
+            line.clear();
+            verdict
+        }
         Err(e) => Verdict::unreadable(&policy, &e),
     };
     if json {
@@ -287,6 +292,47 @@ fn log(args: &mut lexopt::Parser) -> Result<u8> {
         print(&verdict.to_string())?;
     }
     Ok(verdict.exit_code())
+}
+
+/// How far verification has come, in one line on stderr, where that is a terminal.
+#[derive(Default)]
+struct ProgressLine {
+    /// The stage and the tenth of a per cent that the line shows.
+    shown: Option<(Stage, u64)>,
+}
+
+impl ProgressLine {
+    const WIDTH: usize = 40;
+
+    fn clear(&self) {
+        if self.shown.is_some() {
+            // Nobody misses a line that can't be written.
+            drop(std::io::stderr().write_all(b"\r\x1b[K"));
+        }
+    }
+}
+
+impl Progress for ProgressLine {
+    fn at(&mut self, stage: Stage, done: u64, total: u64) {
+        let parts = u128::from(done.min(total)) * 1000 / u128::from(total.max(1));
+        let now = (stage, u64::try_from(parts).unwrap_or(1000));
+        if self.shown == Some(now) || !std::io::stderr().is_terminal() {
+            return;
+        }
+        self.shown = Some(now);
+        let name = match stage {
+            Stage::Entries => "entries",
+            Stage::Tokens => "tokens",
+            Stage::Keys => "keys",
+            _ => "",
+        };
+        let filled = usize::try_from(parts).unwrap_or(1000) * Self::WIDTH / 1000;
+        let bar: String = (0..Self::WIDTH)
+            .map(|i| if i < filled { '#' } else { ' ' })
+            .collect();
+        let line = format!("\r{name:<8} [{bar}] {done}/{total}\x1b[K");
+        drop(std::io::stderr().write_all(line.as_bytes()));
+    }
 }
 
 fn proof(args: &mut lexopt::Parser) -> Result<u8> {
