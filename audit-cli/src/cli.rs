@@ -85,7 +85,7 @@ pub(crate) struct InitArgs {
     pub(crate) no_passphrase: bool,
 }
 
-#[derive(Debug, Args)]
+#[derive(Debug, Default, Args)]
 pub(crate) struct ServeArgs {
     /// Address to listen on [default: 127.0.0.1:8484]
     #[arg(long, value_name = "ADDR")]

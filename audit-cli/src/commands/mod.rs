@@ -24,7 +24,7 @@ use clap::CommandFactory;
 use uuid::Uuid;
 
 use crate::cli::{Cli, Command};
-use crate::config::Settings;
+use crate::config::{GlobalFlags, Settings};
 use crate::context::{Context, environment};
 use crate::error::{CliError, Result};
 
@@ -60,6 +60,17 @@ pub(crate) fn run(cli: Cli) -> Result<u8> {
             Ok(0)
         }
     }
+}
+
+/// Reads a configuration file with everything in it that is looked at before a command does something.
+pub(crate) fn check_config(path: &std::path::Path) -> Result<()> {
+    let flags = GlobalFlags {
+        config: Some(path.to_owned()),
+        ..GlobalFlags::default()
+    };
+    let home = |name: &str| (name == "HOME").then(|| "/nonexistent".into());
+    let settings = Settings::load(&flags, &home, true)?;
+    serve::check(&settings)
 }
 
 fn block_on(command: impl Future<Output = Result<u8>>) -> Result<u8> {

@@ -122,12 +122,22 @@ fn config(settings: &Settings, args: &ServeArgs) -> Result<Config> {
     Ok(config)
 }
 
-pub(crate) async fn run(context: &Context, args: &ServeArgs) -> Result<u8> {
-    let config = config(&context.settings, args)?;
-    // Before the log is opened: a wrong setting leaves no run behind.
+fn checked(settings: &Settings, args: &ServeArgs) -> Result<Config> {
+    let config = config(settings, args)?;
     config
         .check()
         .map_err(|e| CliError::because("the gateway's settings", &e).code(2))?;
+    Ok(config)
+}
+
+/// Whether the gateway would run with these settings.
+pub(crate) fn check(settings: &Settings) -> Result<()> {
+    checked(settings, &ServeArgs::default()).map(drop)
+}
+
+pub(crate) async fn run(context: &Context, args: &ServeArgs) -> Result<u8> {
+    // Before the log is opened: a wrong setting leaves no run behind.
+    let config = checked(&context.settings, args)?;
     let public = !config.listen.ip().is_loopback();
     let upstreams = config.upstreams.clone();
     let log = context.log().await?;
