@@ -1,8 +1,9 @@
 //! Files that hold secrets.
 
+use std::ffi::OsString;
 use std::fs::{self, File, OpenOptions};
 use std::io::{ErrorKind as IoErrorKind, Read as _, Write as _};
-use std::path::Path;
+use std::path::{Path, PathBuf};
 
 use zeroize::Zeroizing;
 
@@ -92,8 +93,54 @@ fn check_mode(_: &fs::Metadata, _: &str) -> Result<()> {
     Ok(())
 }
 
-/// Writes a new file and makes it durable; a file that exists is left alone.
+/// Writes a new file and makes it durable; a file that exists is left alone. After a crash or a power cut the file is
+/// there whole or not at all.
 pub(super) fn create(path: &Path, what: &str, bytes: &[u8], secret: Permissions) -> Result<()> {
+    let failed = |e: std::io::Error| match e.kind() {
+        IoErrorKind::AlreadyExists => {
+            Error::invalid(format!("{what} exists already, and is never overwritten"))
+        }
+        _ => Error::unavailable(format!("{what} can't be written")).because(e),
+    };
+    let (fresh, file) = open_fresh(path, secret).map_err(failed)?;
+    // Dying from here on leaves the fresh file behind, under a name that nobody reads.
+    let named = write(file, bytes).and_then(|()| fs::hard_link(&fresh, path));
+    // Dying here: both names lead to the same file.
+    let removed = fs::remove_file(&fresh);
+    match named {
+        Ok(()) => {}
+        // Some file systems know no links (FAT, some network file systems). There a crash may leave a torn file, which no
+        // reader accepts.
+        Err(e)
+            if matches!(
+                e.kind(),
+                IoErrorKind::Unsupported | IoErrorKind::PermissionDenied
+            ) =>
+        {
+            let file = open_new(path, secret).map_err(failed)?;
+            write(file, bytes).map_err(|e| undo(path, what, e))?;
+        }
+        Err(e) => return Err(failed(e)),
+    }
+    removed
+        .and_then(|()| sync_parent(path))
+        .map_err(|e| undo(path, what, e))
+}
+
+fn write(mut file: File, bytes: &[u8]) -> std::io::Result<()> {
+    file.write_all(bytes).and_then(|()| file.sync_all())
+}
+
+/// Takes back what was made, and says what went wrong. The file is ours: nothing of anybody else's is removed.
+fn undo(path: &Path, what: &str, e: std::io::Error) -> Error {
+    let left = fs::remove_file(path)
+        .err()
+        .map_or("", |_| " and may stay torn");
+    Error::unavailable(format!("{what} can't be written{left}")).because(e)
+}
+
+/// A new file that only its owner may write to.
+fn open_new(path: &Path, secret: Permissions) -> std::io::Result<File> {
     let mut options = OpenOptions::new();
     options.write(true).create_new(true);
     #[cfg(unix)]
@@ -104,24 +151,35 @@ pub(super) fn create(path: &Path, what: &str, bytes: &[u8], secret: Permissions)
             Permissions::Any => 0o644,
         });
     }
-    let mut file = options.open(path).map_err(|e| match e.kind() {
-        IoErrorKind::AlreadyExists => {
-            Error::invalid(format!("{what} exists already, and is never overwritten"))
+    #[cfg(not(unix))]
+    let _: Permissions = secret;
+    options.open(path)
+}
+
+/// A new file beside `path`, with a name of its own.
+fn open_fresh(path: &Path, secret: Permissions) -> std::io::Result<(PathBuf, File)> {
+    // Enough for all that died here under the same process id, as happens in containers.
+    const NAMES: u32 = 100;
+    let name = path.file_name().ok_or(IoErrorKind::InvalidInput)?;
+    let mut tried = 0;
+    loop {
+        let mut fresh = OsString::from(".");
+        fresh.push(name);
+        fresh.push(format!(".{}-{tried}.new", std::process::id()));
+        let fresh = path.with_file_name(fresh);
+        match open_new(&fresh, secret) {
+            Ok(file) => return Ok((fresh, file)),
+            Err(e) if e.kind() == IoErrorKind::AlreadyExists && tried < NAMES => tried += 1,
+            // Not the file that was asked for: that one may well not exist.
+            Err(e) if e.kind() == IoErrorKind::AlreadyExists => {
+                return Err(std::io::Error::other(format!(
+                    "{} exists, as {NAMES} others do that were left behind",
+                    fresh.display()
+                )));
+            }
+            Err(e) => return Err(e),
         }
-        _ => Error::unavailable(format!("{what} can't be made")).because(e),
-    })?;
-    // If the process dies before the end, a torn file stays, which no reader accepts.
-    let written = file
-        .write_all(bytes)
-        .and_then(|()| file.sync_all())
-        .and_then(|()| sync_parent(path));
-    written.map_err(|e| {
-        // The file is ours, made above: nothing of anybody else's is removed.
-        let left = fs::remove_file(path)
-            .err()
-            .map_or("", |_| " and stays as a torn file");
-        Error::unavailable(format!("{what} can't be written{left}")).because(e)
-    })
+    }
 }
 
 /// Makes the file's name durable.

@@ -309,6 +309,25 @@ fn a_ring_that_exists_is_never_overwritten() {
     assert_eq!(error.kind(), ErrorKind::Unavailable);
 }
 
+/// A file is written beside its place and then given its name; what a crash leaves of that is in nobody's way.
+#[test]
+fn a_new_ring_leaves_no_other_file_and_passes_over_what_was_left() {
+    let folder = TempDir::new().unwrap();
+    let path = folder.path().join("ring");
+    let left = folder
+        .path()
+        .join(format!(".ring.{}-0.new", std::process::id()));
+    fs::write(&left, "torn").unwrap();
+    let names = || fs::read_dir(folder.path()).unwrap().count();
+    let store = || ring().store_new(&file_uri(&path), &Protection::None, &System);
+    store().unwrap();
+    assert_eq!(names(), 2, "something else than the ring was left");
+    KeyRing::load(&file_uri(&path), &unasked()).unwrap();
+    assert_eq!(store().unwrap_err().kind(), ErrorKind::Invalid);
+    assert_eq!(names(), 2, "a refused ring left something");
+    assert_eq!(fs::read(&left).unwrap(), b"torn");
+}
+
 #[test]
 fn files_that_others_may_use_are_refused() {
     let folder = TempDir::new().unwrap();
