@@ -110,8 +110,10 @@ impl StateFile {
     /// Replaces the remembered checkpoint; durable on return.
     fn write(&self, note: &[u8]) -> Result<()> {
         let write = || -> std::io::Result<()> {
-            let dir = self.path.parent().unwrap_or(Path::new("."));
-            std::fs::create_dir_all(dir)?;
+            let dir = folder_of(&self.path);
+            if !self.path.exists() {
+                make_dir(dir)?;
+            }
             let fresh = self.path.with_extension("checkpoint.new");
             let mut file = std::fs::File::create(&fresh)?;
             file.write_all(note)?;
@@ -127,6 +129,33 @@ impl StateFile {
             ))
             .because(e)
         })
+    }
+}
+
+/// The folder that a file lies in.
+fn folder_of(path: &Path) -> &Path {
+    path.parent()
+        .filter(|dir| !dir.as_os_str().is_empty())
+        .unwrap_or(Path::new("."))
+}
+
+/// Makes a folder and those above it, so that they survive a power cut: with the folder the memory of what was signed would
+/// be gone, while the store has the signature.
+fn make_dir(dir: &Path) -> std::io::Result<()> {
+    let sync = || std::fs::File::open(folder_of(dir))?.sync_all();
+    match std::fs::create_dir(dir) {
+        Ok(()) => sync(),
+        Err(e) if e.kind() == std::io::ErrorKind::NotFound && folder_of(dir) != dir => {
+            make_dir(folder_of(dir))?;
+            std::fs::create_dir(dir)?;
+            sync()
+        }
+        // Maybe by a process that died before it could sync. Where this one may not look, another made it.
+        Err(_) if dir.is_dir() => match sync() {
+            Err(e) if e.kind() != std::io::ErrorKind::PermissionDenied => Err(e),
+            _ => Ok(()),
+        },
+        Err(e) => Err(e),
     }
 }
 
