@@ -6,6 +6,7 @@
 //! - [`conformance`]: every guarantee of [`audit_core::store`], as one test each, for any backend.
 //! - [`memory::MemoryStore`]: the contract in memory, which also refuses what a careful log never writes.
 //! - [`faulty::FaultyStore`]: a store whose calls fail on demand, before or after they took effect.
+//! - [`crash`]: processes that are killed while they write, and what a power cut may leave of their writes.
 //! - [`sample`]: batches that could come from a log. [`time`]: a clock and ids for them.
 //! - [`scan`]: looking for bytes in raw files.
 //!
@@ -30,6 +31,7 @@
 //! ```
 
 pub mod conformance;
+pub mod crash;
 pub mod faulty;
 pub mod memory;
 pub mod sample;
