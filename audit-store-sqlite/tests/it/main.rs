@@ -7,10 +7,12 @@
 )]
 
 mod conformance;
+mod crash;
 mod erasure;
 mod hostile;
 mod opening;
 mod plaintext;
+mod power_cut;
 mod processes;
 mod support;
 mod url;
