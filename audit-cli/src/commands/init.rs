@@ -1,7 +1,8 @@
 //! `audit-trail init`.
 
+use std::io::ErrorKind::{PermissionDenied, Unsupported};
 use std::io::Write as _;
-use std::os::unix::fs::OpenOptionsExt as _;
+use std::os::unix::fs::{OpenOptionsExt as _, PermissionsExt as _};
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
@@ -220,14 +221,38 @@ async fn steps(wanted: Wanted, files: &mut Vec<PathBuf>) -> Result<Made> {
     Ok(Made { vkey, opened, keys })
 }
 
+/// Writes a new file, durably: after a crash or a power cut it is there whole or not at all, so that no log goes by half of
+/// its settings.
 fn write_new(path: &Path, bytes: &[u8]) -> Result<()> {
-    std::fs::OpenOptions::new()
-        .write(true)
-        .create_new(true)
-        .mode(0o644)
-        .open(path)
-        .and_then(|mut file| file.write_all(bytes).and_then(|()| file.sync_all()))
-        .map_err(|e| CliError::because(format!("{} can't be written", path.display()), &e))
+    let write = || -> std::io::Result<()> {
+        let folder = path.parent().unwrap_or(Path::new("/"));
+        let mut fresh = std::ffi::OsString::from(".");
+        fresh.push(path.file_name().unwrap_or_default());
+        fresh.push(format!(".{}.new", std::process::id()));
+        let fresh = folder.join(fresh);
+        // What a process left that had this number and died here is in nobody's way.
+        let mut file = std::fs::File::create(&fresh)?;
+        file.set_permissions(std::fs::Permissions::from_mode(0o644))?;
+        let named = file
+            .write_all(bytes)
+            .and_then(|()| file.sync_all())
+            .and_then(|()| std::fs::hard_link(&fresh, path));
+        std::fs::remove_file(&fresh)?;
+        match named {
+            // A file system without links: there the file may stay torn.
+            Err(e) if matches!(e.kind(), Unsupported | PermissionDenied) => {
+                let mut file = std::fs::OpenOptions::new()
+                    .write(true)
+                    .create_new(true)
+                    .mode(0o644)
+                    .open(path)?;
+                file.write_all(bytes).and_then(|()| file.sync_all())?;
+            }
+            named => named?,
+        }
+        std::fs::File::open(folder)?.sync_all()
+    };
+    write().map_err(|e| CliError::because(format!("{} can't be written", path.display()), &e))
 }
 
 /// `scheme:relative` with the path made absolute.
