@@ -7,10 +7,12 @@
 )]
 
 mod architecture;
+mod crash;
 mod demo;
 mod emit;
 mod init;
 mod keyring;
+mod power_cut;
 mod read;
 mod serve;
 mod support;

@@ -10,16 +10,16 @@ use serde_json::{Value, json};
 
 use crate::support::{Host, PATIENCE, Running};
 
-const CREDENTIAL: &str = "sk-test-0123456789-do-not-keep";
+pub(crate) const CREDENTIAL: &str = "sk-test-0123456789-do-not-keep";
 const ANSWER: &str = r#"{"id":"chatcmpl-1","object":"chat.completion","model":"gpt-x","choices":[{"index":0,"message":{"role":"assistant","content":"four"},"finish_reason":"stop"}],"usage":{"prompt_tokens":3,"completion_tokens":1,"total_tokens":4}}"#;
 
 /// A provider that gives every request the same answer, or never any.
-struct Provider {
+pub(crate) struct Provider {
     address: SocketAddr,
 }
 
 impl Provider {
-    fn start(answers: bool) -> Self {
+    pub(crate) fn start(answers: bool) -> Self {
         let listener = TcpListener::bind("127.0.0.1:0").unwrap();
         let address = listener.local_addr().unwrap();
         std::thread::spawn(move || {
@@ -46,7 +46,7 @@ impl Provider {
 }
 
 /// One HTTP message with a content length: its head and its body.
-fn read_message(stream: &mut TcpStream) -> Option<(String, Vec<u8>)> {
+pub(crate) fn read_message(stream: &mut TcpStream) -> Option<(String, Vec<u8>)> {
     let mut reader = BufReader::new(stream);
     let mut head = String::new();
     while !head.ends_with("\r\n\r\n") {
@@ -67,13 +67,13 @@ fn read_message(stream: &mut TcpStream) -> Option<(String, Vec<u8>)> {
     Some((head, body))
 }
 
-struct Gateway {
-    process: Running,
-    address: SocketAddr,
+pub(crate) struct Gateway {
+    pub(crate) process: Running,
+    pub(crate) address: SocketAddr,
 }
 
 impl Gateway {
-    fn start(host: &Host, flags: &[&str]) -> Self {
+    pub(crate) fn start(host: &Host, flags: &[&str]) -> Self {
         host.keep_secret(CREDENTIAL);
         let mut command = host.command(["serve", "--listen", "127.0.0.1:0"].iter().chain(flags));
         command.stdin(Stdio::piped());
@@ -121,7 +121,7 @@ fn send(gateway: SocketAddr, path: &str) -> TcpStream {
     stream
 }
 
-fn upstream(provider: &Provider) -> String {
+pub(crate) fn upstream(provider: &Provider) -> String {
     format!("openai=http://{}", provider.address)
 }
 
@@ -132,7 +132,7 @@ fn kinds(host: &Host) -> Vec<String> {
         .collect()
 }
 
-const CHAT: &str = "/openai/v1/chat/completions";
+pub(crate) const CHAT: &str = "/openai/v1/chat/completions";
 
 #[test]
 fn serve_records_what_it_passes_on_and_ends_in_order() {

@@ -63,6 +63,11 @@ impl Host {
         self.root.path().join("passphrase")
     }
 
+    /// Where all of its files lie.
+    pub(crate) fn root(&self) -> &Path {
+        self.root.path()
+    }
+
     /// The folder in which the program runs.
     pub(crate) fn work(&self) -> PathBuf {
         self.root.path().join("work")
