@@ -34,6 +34,7 @@
 //! assert_eq!(answered.attributes()["gen_ai.response.finish_reasons"][0], "stop");
 //! ```
 
+mod add;
 mod api;
 mod attributes;
 pub mod credentials;
@@ -45,6 +46,7 @@ mod request;
 mod response;
 pub mod sse;
 
+pub use add::add_facts;
 pub use api::{Api, Operation, detect};
 pub use encoding::DECODED_BYTES_MAX;
 pub use head::{RequestHead, ResponseHead};

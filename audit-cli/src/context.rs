@@ -1,15 +1,14 @@
 //! What every command starts from.
 
 use std::ffi::OsString;
-use std::str::FromStr;
 use std::sync::Arc;
 
 use audit_core::keyring::{EnvironmentPassphrase, KeyRing, KeyUri, Passphrase};
 use audit_core::log::{Log, LogOptions};
 use audit_core::reader::LogReader;
-use audit_core::store::{ReadStore, Store};
 use audit_core::time::{Clock, System, Timestamp};
 use audit_tlog::note::VerifierKey;
+pub(crate) use audit_tracer::StoreUrl;
 
 use crate::config::Settings;
 use crate::error::{CliError, Result};
@@ -39,110 +38,9 @@ pub(crate) fn passphrases() -> EnvironmentPassphrase<'static> {
     }
 }
 
-/// The store that a URL names.
-#[derive(Debug, Clone)]
-pub(crate) enum StoreUrl {
-    #[cfg(feature = "sqlite")]
-    Sqlite(std::path::PathBuf),
-}
-
-impl FromStr for StoreUrl {
-    type Err = CliError;
-
-    fn from_str(url: &str) -> Result<Self> {
-        let scheme = url.split_once(':').map_or(url, |(scheme, _)| scheme);
-        match scheme {
-            #[cfg(feature = "sqlite")]
-            "sqlite" => Ok(Self::Sqlite(audit_store_sqlite::parse_url(url)?)),
-            _ => Err(CliError::usage(format!(
-                "store URL has the scheme {:?}, this program has: {}",
-                scheme.chars().take(16).collect::<String>(),
-                Self::SCHEMES.join(", ")
-            ))
-            .hint("for example sqlite:/var/lib/audit-trail/log.db")),
-        }
-    }
-}
-
-impl StoreUrl {
-    const SCHEMES: &[&str] = &[
-        #[cfg(feature = "sqlite")]
-        "sqlite:PATH",
-    ];
-
-    /// Makes the store's file; there must be none.
-    pub(crate) fn create(&self) -> Result<Arc<dyn Store>> {
-        match self {
-            #[cfg(feature = "sqlite")]
-            Self::Sqlite(path) => Ok(Arc::new(audit_store_sqlite::SqliteStore::create_file(
-                path,
-            )?)),
-        }
-    }
-
-    /// Opens it for writing.
-    pub(crate) fn open(&self) -> Result<Arc<dyn Store>> {
-        match self {
-            #[cfg(feature = "sqlite")]
-            Self::Sqlite(path) => Ok(Arc::new(audit_store_sqlite::SqliteStore::open(
-                path,
-                audit_store_sqlite::OpenMode::ReadWrite,
-            )?)),
-        }
-    }
-
-    /// Opens it for reading alone.
-    pub(crate) fn read(&self) -> Result<Arc<dyn ReadStore>> {
-        match self {
-            #[cfg(feature = "sqlite")]
-            Self::Sqlite(path) => Ok(Arc::new(audit_store_sqlite::SqliteStore::open(
-                path,
-                audit_store_sqlite::OpenMode::ReadOnly,
-            )?)),
-        }
-    }
-
-    /// Every file that it may have, its own and those that lie beside it.
-    pub(crate) fn files(&self) -> Vec<std::path::PathBuf> {
-        match self {
-            #[cfg(feature = "sqlite")]
-            Self::Sqlite(path) => [
-                "",
-                "-wal",
-                "-shm",
-                ".queue.lock",
-                ".write.lock",
-                ".publisher.lock",
-            ]
-            .iter()
-            .map(|suffix| {
-                let mut file = path.clone().into_os_string();
-                file.push(suffix);
-                file.into()
-            })
-            .collect(),
-        }
-    }
-
-    /// Its file, where it has one.
-    #[cfg_attr(
-        feature = "sqlite",
-        expect(
-            clippy::unnecessary_wraps,
-            reason = "the engines that join SQLite have no file"
-        )
-    )]
-    pub(crate) fn path(&self) -> Option<&std::path::Path> {
-        match self {
-            #[cfg(feature = "sqlite")]
-            Self::Sqlite(path) => Some(path),
-        }
-    }
-}
-
 impl Context {
     pub(crate) fn store_url(&self) -> Result<StoreUrl> {
-        self.settings.store()?.parse()
+        store_url(self.settings.store()?)
     }
 
     /// The log's keys.
@@ -204,6 +102,15 @@ impl Context {
                 CliError::because(format!("the public key from {whose} is wrong"), &e).code(2)
             })
     }
+}
+
+/// The store that a URL names.
+pub(crate) fn store_url(url: &str) -> Result<StoreUrl> {
+    url.parse().map_err(|e: audit_core::Error| {
+        CliError::from(e)
+            .code(2)
+            .hint("write it like sqlite:/var/lib/audit-trail/log.db")
+    })
 }
 
 /// Now.

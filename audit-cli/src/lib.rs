@@ -6,7 +6,6 @@ mod config;
 mod context;
 mod demo;
 mod error;
-mod evidence;
 mod output;
 
 use std::process::ExitCode;

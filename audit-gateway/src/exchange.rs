@@ -2,11 +2,10 @@
 //!
 //! It runs in a task of its own, so that a client who leaves doesn't take the record along.
 
-use std::collections::BTreeMap;
 use std::sync::Arc;
 use std::time::Duration;
 
-use audit_capture::{Api, RequestHead, ResponseHead};
+use audit_capture::{Api, RequestHead, ResponseHead, add_facts};
 use audit_core::ErrorKind;
 use audit_core::event::{Capture, Correlation, Event, Guarantee, Kind, Media, Payload};
 use audit_core::time::Timestamp;
@@ -729,22 +728,6 @@ fn stem(shared: &Shared, asked: &Asked, now: Timestamp) -> Event {
         version: env!("CARGO_PKG_VERSION").to_owned(),
     });
     event
-}
-
-/// Adds what a parser found. What the gateway knows itself stays, and facts that no event may hold are left out: a
-/// record without them is better than none.
-fn add_facts(event: &mut Event, refs: BTreeMap<String, String>, attributes: Map<String, Value>) {
-    let before = (event.refs.clone(), event.attributes.clone());
-    event.refs.extend(refs);
-    for (name, value) in attributes {
-        event.attributes.entry(name).or_insert(value);
-    }
-    if let Err(error) = event.check() {
-        (event.refs, event.attributes) = before;
-        event
-            .attributes
-            .insert("audit.facts_refused".to_owned(), json!(error.to_string()));
-    }
 }
 
 fn request_attributes(shared: &Shared, asked: &Asked, head: &RequestHead) -> Map<String, Value> {

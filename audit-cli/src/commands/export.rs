@@ -1,9 +1,10 @@
 //! `audit-trail export`.
 
+use audit_tracer::StoreEvidence;
+
 use crate::cli::ExportArgs;
 use crate::context::Context;
 use crate::error::{CliError, Result};
-use crate::evidence::StoreEvidence;
 use crate::output;
 
 pub(crate) async fn run(context: &Context, args: &ExportArgs) -> Result<u8> {

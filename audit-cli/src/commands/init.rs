@@ -6,14 +6,11 @@ use std::os::unix::fs::{OpenOptionsExt as _, PermissionsExt as _};
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
-use audit_core::chain::{AuditorKey, AuditorPublicKey};
-use audit_core::keyring::{
-    AuditorKeyFile, KdfCost, KeyRing, KeyUri, Passphrase, PassphraseSource as _, Protection,
-};
-use audit_core::log::{Log, LogOptions, StateFile};
+use audit_core::chain::AuditorPublicKey;
+use audit_core::keyring::{AuditorKeyFile, KeyRing, KeyUri, Passphrase, PassphraseSource as _};
 use audit_core::time::{IdSource as _, System};
 use audit_tlog::Hash;
-use audit_tlog::hash::leaf_hash;
+use audit_tracer::{Auditor, NewLog, NewStore};
 
 use crate::cli::InitArgs;
 use crate::config::{CONFIG_NAME, ConfigFile, Settings, Source};
@@ -70,7 +67,7 @@ pub(crate) async fn run(settings: &Settings, args: &InitArgs) -> Result<u8> {
         Some(setting) => setting.value.clone(),
         None => format!("file:{}", here.join("audit-trail.key").display()),
     };
-    let store: StoreUrl = store_url.parse()?;
+    let store = crate::context::store_url(&store_url)?;
     let key: KeyUri = key_uri
         .parse()
         .map_err(|e: audit_core::Error| CliError::from(e).code(2))?;
@@ -154,71 +151,40 @@ pub(crate) async fn run(settings: &Settings, args: &InitArgs) -> Result<u8> {
 
 /// Makes keys, store, log and configuration file. If a step fails, what the steps before it made is removed again.
 pub(crate) async fn make_log(wanted: Wanted) -> Result<Made> {
-    let mut files = Vec::new();
-    match steps(wanted, &mut files).await {
-        Ok(made) => Ok(made),
-        Err(e) => {
-            for file in files {
-                drop(std::fs::remove_file(file));
-            }
-            Err(e)
-        }
-    }
-}
-
-async fn steps(wanted: Wanted, files: &mut Vec<PathBuf>) -> Result<Made> {
-    let cost = KdfCost::STANDARD;
-    let protection = || match &wanted.passphrase {
-        Some(passphrase) => Protection::Passphrase(passphrase, cost),
-        None => Protection::None,
-    };
-    // A state file under this name is the memory of another log; signing on top of it would be a fork.
-    let state = StateFile::new(&wanted.state_dir, &wanted.origin);
-    if state.read()?.is_some() {
-        return Err(CliError::usage(format!(
-            "this host remembers a log {:?} already ({})",
-            wanted.origin,
-            state.path().display()
-        ))
-        .hint("give the new log another --origin"));
-    }
-    let auditor = match &wanted.auditor {
-        Ok(public) => *public,
-        Err(path) => {
-            let key = AuditorKey::random(&System);
-            // It is carried away, so the operator's passphrase has no business with it.
-            AuditorKeyFile::write_private(path, &key, &Protection::None, &System)?;
-            files.push(path.clone());
-            key.public()
-        }
-    };
-    let keys = Arc::new(KeyRing::generate(&wanted.origin, auditor, &System)?);
-    keys.store_new(&wanted.key, &protection(), &System)?;
-    if let KeyUri::File(path) = &wanted.key {
-        files.push(path.clone());
-    }
-    let store = wanted.store.create()?;
-    files.extend(wanted.store.files());
-    // There was none before, so this one is the new log's.
-    files.push(state.path().to_owned());
-    let mut options = LogOptions::new(store, Arc::clone(&keys));
-    options.state_dir = Some(wanted.state_dir.clone());
-    let log = Log::create(options).await?;
-    let reader = log.reader();
-    log.close().await?;
-    let opened = leaf_hash(&reader.record(0).await?.bytes);
-    let vkey = keys.vkey().to_string();
-    let file = ConfigFile {
-        store: Some(wanted.store_url.clone()),
-        key: Some(wanted.key_uri.clone()),
+    let made = NewLog {
+        origin: wanted.origin,
+        store: NewStore::Url(wanted.store),
+        keys: wanted.key,
         state_dir: Some(wanted.state_dir.clone()),
+        auditor: match wanted.auditor {
+            Ok(public) => Auditor::Public(public),
+            Err(path) => Auditor::NewKeyFile(path),
+        },
+        passphrase: wanted.passphrase,
+    }
+    .create()
+    .await?;
+    let vkey = made.vkey.to_string();
+    let file = ConfigFile {
+        store: Some(wanted.store_url),
+        key: Some(wanted.key_uri),
+        state_dir: Some(wanted.state_dir),
         vkey: Some(vkey.clone()),
-        opened: Some(opened.to_string()),
+        opened: Some(made.opened.to_string()),
         ..ConfigFile::default()
     };
-    write_new(&wanted.config, file.to_text()?.as_bytes())?;
-    files.push(wanted.config.clone());
-    Ok(Made { vkey, opened, keys })
+    let written = file
+        .to_text()
+        .and_then(|text| write_new(&wanted.config, text.as_bytes()));
+    if let Err(e) = written {
+        made.discard();
+        return Err(e);
+    }
+    Ok(Made {
+        vkey,
+        opened: made.opened,
+        keys: made.keys,
+    })
 }
 
 /// Writes a new file, durably: after a crash or a power cut it is there whole or not at all, so that no log goes by half of

@@ -10,13 +10,13 @@ use audit_core::log::StateFile;
 use audit_core::store::ReadStore;
 use audit_tlog::Hash;
 use audit_tlog::note::VerifierKey;
+use audit_tracer::StoreEvidence;
 use audit_verify::{Policy, Progress, Stage, Verdict};
 use indicatif::{ProgressBar, ProgressStyle};
 
 use crate::cli::VerifyArgs;
 use crate::context::{Context, duration, now, passphrases};
 use crate::error::{CliError, Result};
-use crate::evidence::StoreEvidence;
 use crate::output;
 
 /// A running publisher signs about once a second; a minute is far beyond that.
@@ -118,7 +118,7 @@ pub(crate) async fn run(context: &Context, args: &VerifyArgs) -> Result<u8> {
     request.fresh_within = args.fresh_within.as_deref().map(duration).transpose()?;
     let store = context
         .store_url()
-        .and_then(|url| url.read())
+        .and_then(|url| Ok(url.read()?))
         .map_err(undecided)?;
     let verdict = run_verifier(store, request).await?;
     let printed = if args.json {

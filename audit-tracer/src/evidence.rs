@@ -13,16 +13,21 @@ use audit_verify::Evidence;
 use tokio::runtime::Handle;
 use uuid::Uuid;
 
-/// Blocks on a read handle; to be used outside of the runtime's own threads.
+/// Blocks on a read handle; to be used outside of the runtime's own threads, such as in `spawn_blocking`.
 #[derive(Debug)]
-pub(crate) struct StoreEvidence {
+pub struct StoreEvidence {
     store: Arc<dyn ReadStore>,
     runtime: Handle,
 }
 
 impl StoreEvidence {
     /// Over a store, on the runtime of the caller.
-    pub(crate) fn new(store: Arc<dyn ReadStore>) -> Self {
+    ///
+    /// # Panics
+    ///
+    /// Outside of a tokio runtime.
+    #[must_use]
+    pub fn new(store: Arc<dyn ReadStore>) -> Self {
         Self {
             store,
             runtime: Handle::current(),
