@@ -290,7 +290,7 @@ impl Builder {
         let mut options = LogOptions::new(store, Arc::clone(&keys));
         options.clock = Arc::clone(&self.clock);
         options.ids = Arc::clone(&self.ids);
-        options.build = concat!("audit-tracer/", env!("CARGO_PKG_VERSION")).to_owned();
+        concat!("audit-tracer/", env!("CARGO_PKG_VERSION")).clone_into(&mut options.build);
         options.state_dir.clone_from(&state_dir);
         let log = Log::open(options).await?;
         let defaults = Defaults {

@@ -172,20 +172,17 @@ impl<'a> LlmCall<'a> {
             }
         })
         .await?;
-        match facts {
-            Some(facts) => {
-                add_facts(&mut event, facts.refs(), facts.attributes());
-                event
-                    .correlation
-                    .get_or_insert_default()
-                    .provider_request_id = facts.provider_request_id;
-            }
-            None => {
-                let mut set = |name: &str, value| event.attributes.insert(name.to_owned(), value);
-                set("http.response.status_code", json!(status));
-                set("audit.outcome", json!(outcome.as_str()));
-                failed(&mut event, "audit.response.unparsed");
-            }
+        if let Some(facts) = facts {
+            add_facts(&mut event, facts.refs(), facts.attributes());
+            event
+                .correlation
+                .get_or_insert_default()
+                .provider_request_id = facts.provider_request_id;
+        } else {
+            let mut set = |name: &str, value| event.attributes.insert(name.to_owned(), value);
+            set("http.response.status_code", json!(status));
+            set("audit.outcome", json!(outcome.as_str()));
+            failed(&mut event, "audit.response.unparsed");
         }
         if !body.is_empty() {
             event

@@ -32,7 +32,7 @@ impl fmt::Debug for LostHook {
 #[derive(Debug)]
 pub(crate) struct Closing {
     /// `None` once its fate is known.
-    event: Option<Event>,
+    event: Option<Box<Event>>,
     session: String,
     hook: LostHook,
 }
@@ -40,7 +40,7 @@ pub(crate) struct Closing {
 impl Closing {
     pub(crate) fn new(event: Event, session: String, hook: LostHook) -> Self {
         Self {
-            event: Some(event),
+            event: Some(Box::new(event)),
             session,
             hook,
         }
@@ -99,7 +99,7 @@ pub(crate) async fn record(log: Log, mut asked: mpsc::UnboundedReceiver<Ask>) {
                 let Some(event) = closing.event.clone() else {
                     continue;
                 };
-                match log.submit(event).await {
+                match log.submit(*event).await {
                     Ok(pending) => {
                         waiting.spawn(async move {
                             match pending.durable().await {

@@ -32,8 +32,8 @@ pub struct Draft<'a> {
 }
 
 impl<'a> Draft<'a> {
-    pub(crate) fn new(shared: &'a Shared, session: Option<&'a SessionState>, kind: String) -> Self {
-        let mut event = shared.event(&kind);
+    pub(crate) fn new(shared: &'a Shared, session: Option<&'a SessionState>, kind: &str) -> Self {
+        let mut event = shared.event(kind);
         if let (Ok(event), Some(session)) = (&mut event, session) {
             session.claim(event);
         }

@@ -212,8 +212,8 @@ impl AuditSession {
     /// # Ok(())
     /// # }
     /// ```
-    pub fn emit(&self, kind: impl Into<String>) -> Draft<'_> {
-        Draft::new(&self.shared, Some(&self.state), kind.into())
+    pub fn emit(&self, kind: &str) -> Draft<'_> {
+        Draft::new(&self.shared, Some(&self.state), kind)
     }
 
     /// Records what is about to be asked of a model's provider, before it is sent: `llm.request`, durable on return.

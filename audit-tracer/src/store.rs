@@ -156,13 +156,6 @@ impl StoreUrl {
 
     /// Its file, where it has one.
     #[must_use]
-    #[cfg_attr(
-        feature = "sqlite",
-        expect(
-            clippy::unnecessary_wraps,
-            reason = "the engines that join SQLite have no file"
-        )
-    )]
     pub fn path(&self) -> Option<&Path> {
         match self.engine {
             #[cfg(feature = "sqlite")]

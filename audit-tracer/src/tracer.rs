@@ -133,8 +133,8 @@ impl AuditTracer {
     /// # Ok(())
     /// # }
     /// ```
-    pub fn emit(&self, kind: impl Into<String>) -> Draft<'_> {
-        Draft::new(&self.shared, None, kind.into())
+    pub fn emit(&self, kind: &str) -> Draft<'_> {
+        Draft::new(&self.shared, None, kind)
     }
 
     /// Runs the offline verifier over the whole store, with the keys that this tracer has: the log's public key, the
