@@ -1,7 +1,7 @@
 //! Sessions: what happened together, from an opening to an end.
 
-use std::sync::Arc;
-use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
+use std::sync::atomic::{AtomicU64, Ordering};
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
 use audit_core::event::{Actor, Correlation, Event};
 use audit_core::log::Receipt;
@@ -64,14 +64,23 @@ pub(crate) struct SessionState {
     opened: Uuid,
     /// Events that were handed to the log, and not given back.
     events: AtomicU64,
-    /// Whether the opening may be in the log; before, there is nothing to end.
-    begun: AtomicBool,
-    ended: AtomicBool,
+    phase: Mutex<Phase>,
+}
+
+/// How far a session has come.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+enum Phase {
+    /// Its id is taken; there is nothing to end yet.
+    Registered,
+    /// Its opening was handed to the log.
+    Begun,
+    /// Its end was handed over, or it never began.
+    Ended,
 }
 
 impl SessionState {
     pub(crate) fn check_open(&self) -> Result<()> {
-        if self.ended.load(Ordering::Acquire) {
+        if *self.phase() == Phase::Ended {
             Err(Error::unavailable(format!(
                 "session {:?} has ended",
                 self.id
@@ -79,6 +88,10 @@ impl SessionState {
         } else {
             Ok(())
         }
+    }
+
+    fn phase(&self) -> MutexGuard<'_, Phase> {
+        self.phase.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
     pub(crate) fn handed_in(&self) {
@@ -106,14 +119,25 @@ impl SessionState {
 
     /// Has the end recorded, the first time. Waits for nothing and needs no runtime.
     pub(crate) fn end(&self, shared: &Shared, how: Ended) {
-        if self.ended.swap(true, Ordering::AcqRel) {
-            return;
-        }
-        if self.begun.load(Ordering::Acquire) {
+        let before = std::mem::replace(&mut *self.phase(), Phase::Ended);
+        if before == Phase::Begun {
             self.record_end(shared, how);
         }
-        // Behind the end: who finds the id free again finds the end in the queue.
-        shared.sessions().open.remove(&self.id);
+        if before != Phase::Ended {
+            // Behind the end: who finds the id free again finds the end in the queue.
+            shared.sessions().open.remove(&self.id);
+        }
+    }
+
+    /// Its opening was handed to the log.
+    fn begin(&self, shared: &Shared) {
+        let mut phase = self.phase();
+        match *phase {
+            Phase::Registered => *phase = Phase::Begun,
+            // The tracer was closed meanwhile, and found nothing to end.
+            Phase::Ended => self.record_end(shared, Ended::TracerClosed),
+            Phase::Begun => {}
+        }
     }
 
     fn record_end(&self, shared: &Shared, how: Ended) {
@@ -162,8 +186,7 @@ impl AuditSession {
             options,
             opened: event.id,
             events: AtomicU64::new(0),
-            begun: AtomicBool::new(false),
-            ended: AtomicBool::new(false),
+            phase: Mutex::new(Phase::Registered),
         });
         state.claim(&mut event);
         event.check()?;
@@ -172,14 +195,14 @@ impl AuditSession {
         let session = Self { shared, state };
         // A session of the same id that just ended must not end behind the opening of this one.
         session.shared.ends_are_handed_in().await?;
-        session.state.begun.store(true, Ordering::Release);
         session.state.check_open()?;
-        // If the caller stops waiting here, the end is recorded too, since the opening goes on by itself.
-        let appended = session.shared.log.append(event).await;
-        if let Err(error) = appended {
+        let pending = session.shared.log.submit(event).await?;
+        // From here on the opening goes on by itself, so if the caller stops waiting, the end is recorded too.
+        session.state.begin(&session.shared);
+        if let Err(error) = pending.durable().await {
             if error.kind() != ErrorKind::Unknown {
                 // The opening isn't in the log, so its end has no place there.
-                session.state.begun.store(false, Ordering::Release);
+                *session.state.phase() = Phase::Registered;
             }
             return Err(error);
         }

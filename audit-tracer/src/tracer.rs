@@ -191,7 +191,8 @@ impl AuditTracer {
     }
 
     /// Ends every session that is still open, waits until all ends are durable, ends the writer run and publishes.
-    /// What comes later, through any handle or guard, is refused.
+    /// What comes later, through any handle or guard, is refused; an event that is on its way at that moment may still be
+    /// recorded, behind the end of its session.
     ///
     /// # Errors
     ///

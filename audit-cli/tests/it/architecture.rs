@@ -95,25 +95,7 @@ fn the_verifier_has_no_runtime_network_or_database_in_its_tree() {
         "tokio",
         "ureq",
     ];
-    // Only what is downloaded already: a test needs no network.
-    let out = cargo(&[
-        "tree",
-        "-p",
-        "audit-verify",
-        "-e",
-        "normal",
-        "--all-features",
-        "--prefix",
-        "none",
-        "--format",
-        "{lib}",
-        "--locked",
-        "--offline",
-    ]);
-    let tree: BTreeSet<String> = out
-        .lines()
-        .map(|line| line.trim_end_matches(" (*)").replace('_', "-"))
-        .collect();
+    let tree = tree(&["-p", "audit-verify", "--all-features"]);
     assert!(
         tree.contains("audit-verify"),
         "cargo tree doesn't show the crate itself: {tree:?}"
@@ -123,6 +105,97 @@ fn the_verifier_has_no_runtime_network_or_database_in_its_tree() {
         .filter(|name| tree.contains(&name.replace('_', "-")))
         .collect();
     assert!(found.is_empty(), "audit-verify depends on {found:?}");
+}
+
+/// Every backend: its feature in the program and the facade, its crate, and the crates of its engine.
+const BACKENDS: [(&str, &str, &[&str]); 1] = [(
+    "sqlite",
+    "audit-store-sqlite",
+    &["rusqlite", "libsqlite3-sys"],
+)];
+
+/// Engines of backends that are not there yet: no build has them.
+const FOREIGN_ENGINES: [&str; 6] = [
+    "aws-sdk-s3",
+    "object_store",
+    "postgres",
+    "sqlx",
+    "sqlx-core",
+    "tokio-postgres",
+];
+
+#[test]
+fn a_build_with_one_backend_has_no_other_engine_in_its_tree() {
+    for package in ["audit-cli", "audit-tracer"] {
+        for chosen in BACKENDS
+            .iter()
+            .map(|(feature, ..)| Some(*feature))
+            .chain([None])
+        {
+            let mut arguments = vec!["-p", package, "--no-default-features"];
+            if let Some(feature) = chosen {
+                arguments.extend(["--features", feature]);
+            }
+            let tree = tree(&arguments);
+            assert!(tree.contains(package), "{package} isn't in its own tree");
+            for (feature, store, engine) in BACKENDS {
+                for name in engine.iter().chain([&store]) {
+                    assert_eq!(
+                        tree.contains(&name.replace('_', "-")),
+                        chosen == Some(feature),
+                        "{package} with {chosen:?} alone: {name} is in its tree and should not be, or is not and should"
+                    );
+                }
+            }
+            let foreign: Vec<_> = FOREIGN_ENGINES
+                .iter()
+                .filter(|name| tree.contains(&name.replace('_', "-")))
+                .collect();
+            assert!(foreign.is_empty(), "{package} with {chosen:?}: {foreign:?}");
+        }
+    }
+}
+
+#[test]
+fn the_program_and_the_facade_have_a_feature_for_each_backend() {
+    for package in ["audit-cli", "audit-tracer"] {
+        let metadata = metadata();
+        let packages = metadata["packages"].as_array().expect("packages");
+        let found = packages.iter().find(|p| p["name"] == package);
+        let features = found.expect("a member")["features"]
+            .as_object()
+            .expect("features")
+            .clone();
+        let default = features["default"].as_array().expect("default").clone();
+        for (feature, ..) in BACKENDS {
+            assert!(features.contains_key(feature), "{package} has no {feature}");
+            assert!(
+                default.contains(&Value::from(feature)),
+                "{package} doesn't have {feature} by default"
+            );
+        }
+    }
+    let stores: BTreeSet<String> = members()
+        .into_keys()
+        .filter(|name| name.starts_with("audit-store-"))
+        .collect();
+    let listed = BACKENDS.iter().map(|(_, store, _)| (*store).to_owned());
+    assert_eq!(stores, listed.collect(), "backends without a row here");
+}
+
+/// Only these choose a backend by name; everything else takes a store.
+#[test]
+fn only_the_facade_and_the_benches_name_a_concrete_store() {
+    for (name, dependencies) in members() {
+        let stores: Vec<_> = dependencies
+            .iter()
+            .filter(|d| d.starts_with("audit-store-"))
+            .collect();
+        assert!(
+            stores.is_empty() || ["audit-tracer", "benches"].contains(&name.as_str()),
+            "{name} depends on {stores:?}"
+        );
+    }
 }
 
 #[test]
@@ -150,7 +223,7 @@ fn every_kind_in_the_registry_is_a_kind_and_stands_there_once() {
 }
 
 #[test]
-fn the_registry_says_which_kinds_the_log_and_the_gateway_write() {
+fn the_registry_says_which_kinds_the_log_the_gateway_and_the_facade_write() {
     let table: BTreeMap<String, Vec<String>> =
         kinds_table(&read("docs/events.md")).into_iter().collect();
     let emitted_by = |start: &str| -> BTreeSet<&str> {
@@ -167,6 +240,22 @@ fn the_registry_says_which_kinds_the_log_and_the_gateway_write() {
     assert_eq!(
         emitted_by("`audit-gateway`"),
         ["llm.request", "llm.response"].into_iter().collect()
+    );
+    let by_the_facade: BTreeSet<&str> = table
+        .iter()
+        .filter(|(_, row)| row[1].contains("`audit-tracer`"))
+        .map(|(kind, _)| kind.as_str())
+        .collect();
+    assert_eq!(
+        by_the_facade,
+        [
+            "llm.request",
+            "llm.response",
+            "session.closed",
+            "session.opened"
+        ]
+        .into_iter()
+        .collect()
     );
 }
 
@@ -224,8 +313,7 @@ fn cargo(arguments: &[&str]) -> String {
     String::from_utf8(out.stdout).expect("cargo writes UTF-8")
 }
 
-/// Every member of the workspace, with the members that it has as normal or build dependencies.
-fn members() -> BTreeMap<String, BTreeSet<String>> {
+fn metadata() -> Value {
     let out = cargo(&[
         "metadata",
         "--format-version",
@@ -234,7 +322,26 @@ fn members() -> BTreeMap<String, BTreeSet<String>> {
         "--locked",
         "--offline",
     ]);
-    let metadata: Value = serde_json::from_str(&out).expect("cargo metadata is JSON");
+    serde_json::from_str(&out).expect("cargo metadata is JSON")
+}
+
+/// The names of all crates in a tree of normal dependencies, with hyphens. Only what is downloaded already: a test needs
+/// no network.
+fn tree(arguments: &[&str]) -> BTreeSet<String> {
+    let mut all = vec!["tree"];
+    all.extend(arguments);
+    all.extend(["-e", "normal", "--prefix", "none", "--format", "{p}"]);
+    all.extend(["--locked", "--offline"]);
+    cargo(&all)
+        .lines()
+        .filter_map(|line| line.split_whitespace().next())
+        .map(|name| name.replace('_', "-"))
+        .collect()
+}
+
+/// Every member of the workspace, with the members that it has as normal or build dependencies.
+fn members() -> BTreeMap<String, BTreeSet<String>> {
+    let metadata = metadata();
     let packages = metadata["packages"].as_array().expect("packages");
     let name = |v: &Value| v["name"].as_str().expect("a name").to_owned();
     let names: BTreeSet<String> = packages.iter().map(name).collect();
