@@ -81,6 +81,8 @@ pub(crate) enum Ask {
     Reached(oneshot::Sender<()>),
     /// Answer when every end that was asked for before is durable, with the first error since the start.
     Durable(oneshot::Sender<Result<()>>),
+    /// The same, for the last time: the task lets go of the log before it answers, and ends.
+    Finish(oneshot::Sender<Result<()>>),
 }
 
 /// Records ends in the order in which they were asked for, until nobody can ask any more. Not one waits for another to
@@ -123,15 +125,25 @@ pub(crate) async fn record(log: Log, mut asked: mpsc::UnboundedReceiver<Ask>) {
             // Who asked may have gone.
             Ask::Reached(answer) => drop(answer.send(())),
             Ask::Durable(answer) => {
-                while let Some(done) = waiting.join_next().await {
-                    note(done, &mut first_error);
-                }
+                all(&mut waiting, &mut first_error).await;
                 drop(answer.send(first_error.take().map_or(Ok(()), Err)));
+            }
+            Ask::Finish(answer) => {
+                all(&mut waiting, &mut first_error).await;
+                drop(log);
+                drop(answer.send(first_error.take().map_or(Ok(()), Err)));
+                return;
             }
         }
     }
     // A `JoinSet` that is dropped ends its tasks.
-    while waiting.join_next().await.is_some() {}
+    all(&mut waiting, &mut first_error).await;
+}
+
+async fn all(waiting: &mut JoinSet<Result<()>>, first_error: &mut Option<Error>) {
+    while let Some(done) = waiting.join_next().await {
+        note(done, first_error);
+    }
 }
 
 fn note(

@@ -118,7 +118,8 @@ impl SessionState {
     }
 
     /// Has the end recorded, the first time. Waits for nothing and needs no runtime.
-    pub(crate) fn end(&self, shared: &Shared, how: Ended) {
+    /// Says whether this call did it.
+    pub(crate) fn end(&self, shared: &Shared, how: Ended) -> bool {
         let before = std::mem::replace(&mut *self.phase(), Phase::Ended);
         if before == Phase::Begun {
             self.record_end(shared, how);
@@ -127,6 +128,7 @@ impl SessionState {
             // Behind the end: who finds the id free again finds the end in the queue.
             shared.sessions().open.remove(&self.id);
         }
+        before != Phase::Ended
     }
 
     /// Its opening was handed to the log.
@@ -252,14 +254,18 @@ impl AuditSession {
         LlmCall::begin(self, request).await
     }
 
-    /// Ends the session; its end, and that of every session that ended before it, is durable on return.
+    /// Ends the session; its end, and that of every session that ended before it, is durable on return. If the tracer was
+    /// closed before, its end is recorded already.
     ///
     /// # Errors
     ///
     /// The first error of recording the end of a session that wasn't answered yet.
     pub async fn close(self) -> Result<()> {
-        self.state.end(&self.shared, Ended::Closed);
-        self.shared.ends_are_durable().await
+        if self.state.end(&self.shared, Ended::Closed) {
+            self.shared.ends_are_durable().await
+        } else {
+            Ok(())
+        }
     }
 
     pub(crate) fn event(&self, kind: &str) -> Result<Event> {

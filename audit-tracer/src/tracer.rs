@@ -196,17 +196,22 @@ impl AuditTracer {
     ///
     /// # Errors
     ///
-    /// The first error of recording the end of a session since the tracer was built, else of closing the log.
+    /// The first error of recording the end of a session that nobody was told of, else of closing the log. Calling it again,
+    /// through another handle, is no error.
     pub async fn close(self) -> Result<()> {
-        let open: Vec<Arc<SessionState>> = {
+        let (first, open): (bool, Vec<Arc<SessionState>>) = {
             let mut sessions = self.shared.sessions();
-            sessions.closed = true;
-            sessions.open.values().map(Arc::clone).collect()
+            let first = !std::mem::replace(&mut sessions.closed, true);
+            (first, sessions.open.values().map(Arc::clone).collect())
         };
         for session in open {
             session.end(&self.shared, Ended::TracerClosed);
         }
-        let ends = self.shared.ends_are_durable().await;
+        let ends = if first {
+            self.shared.answered(Ask::Finish).await
+        } else {
+            Ok(())
+        };
         let closed = self.shared.log.clone().close().await;
         ends.and(closed)
     }
@@ -239,22 +244,28 @@ impl Shared {
     pub(crate) async fn ends_are_handed_in(&self) -> Result<()> {
         let (answer, answered) = oneshot::channel();
         self.ask(Ask::Reached(answer))?;
-        answered
-            .await
-            .map_err(|e| Error::unavailable("the tracer's runtime has ended").because(e))
+        answered.await.map_err(|e| {
+            Error::unavailable("the tracer is closed, or its runtime has ended").because(e)
+        })
     }
 
+    /// Waits until the ends that were asked for so far are durable.
     pub(crate) async fn ends_are_durable(&self) -> Result<()> {
+        self.answered(Ask::Durable).await
+    }
+
+    async fn answered(&self, ask: impl FnOnce(oneshot::Sender<Result<()>>) -> Ask) -> Result<()> {
         let (answer, answered) = oneshot::channel();
-        self.ask(Ask::Durable(answer))?;
-        answered
-            .await
-            .map_err(|e| Error::unavailable("the tracer's runtime has ended").because(e))?
+        self.ask(ask(answer))?;
+        answered.await.map_err(|e| {
+            Error::unavailable("the tracer is closed, or its runtime has ended").because(e)
+        })?
     }
 
     fn ask(&self, ask: Ask) -> Result<()> {
         self.closings.send(ask).map_err(|e| {
-            Error::unavailable("the tracer's runtime has ended").because(e.to_string())
+            Error::unavailable("the tracer is closed, or its runtime has ended")
+                .because(e.to_string())
         })
     }
 

@@ -6,8 +6,10 @@ use std::os::unix::fs::{OpenOptionsExt as _, PermissionsExt as _};
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
+use audit_core::ErrorKind;
 use audit_core::chain::AuditorPublicKey;
 use audit_core::keyring::{AuditorKeyFile, KeyRing, KeyUri, Passphrase, PassphraseSource as _};
+use audit_core::log::StateFile;
 use audit_core::time::{IdSource as _, System};
 use audit_tlog::Hash;
 use audit_tracer::{Auditor, NewLog, NewStore};
@@ -151,6 +153,7 @@ pub(crate) async fn run(settings: &Settings, args: &InitArgs) -> Result<u8> {
 
 /// Makes keys, store, log and configuration file. If a step fails, what the steps before it made is removed again.
 pub(crate) async fn make_log(wanted: Wanted) -> Result<Made> {
+    let state = StateFile::new(&wanted.state_dir, &wanted.origin);
     let made = NewLog {
         origin: wanted.origin,
         store: NewStore::Url(wanted.store),
@@ -163,7 +166,16 @@ pub(crate) async fn make_log(wanted: Wanted) -> Result<Made> {
         passphrase: wanted.passphrase,
     }
     .create()
-    .await?;
+    .await
+    .map_err(|e| {
+        let remembered = e.kind() == ErrorKind::Invalid && state.path().exists();
+        let error = CliError::from(e);
+        if remembered {
+            error.hint("give the new log another --origin")
+        } else {
+            error
+        }
+    })?;
     let vkey = made.vkey.to_string();
     let file = ConfigFile {
         store: Some(wanted.store_url),
