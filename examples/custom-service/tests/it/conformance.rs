@@ -5,7 +5,7 @@ use std::sync::atomic::{AtomicU32, Ordering};
 
 use async_trait::async_trait;
 use audit_core::ErrorKind;
-use audit_core::store::{Parts, ReadStore as _, Store};
+use audit_core::store::{Parts, Store};
 use audit_testkit::conformance::Backend;
 use audit_testkit::{conformance_tests, sample};
 use custom_service::dir_store::DirStore;
