@@ -84,3 +84,8 @@ pub use mode::{ComplianceMode, Retention};
 pub use session::{AuditSession, SessionOptions};
 pub use store::StoreUrl;
 pub use tracer::AuditTracer;
+
+/// The README's quick start is a test.
+#[cfg(all(doctest, feature = "sqlite"))]
+#[doc = include_str!("../../README.md")]
+struct Readme;
