@@ -369,9 +369,12 @@ impl Publisher {
         if let Some((checkpoint, note)) = &remembered {
             let whose = format!("state file {}", self.state.path().display());
             check_continues(store, &head, checkpoint.size, &checkpoint.root, &whose).await?;
-            if head.size == checkpoint.size {
-                // Dying after the state file was written, before the store had the signature, leads here.
+            if own.is_none_or(|(size, _)| size != checkpoint.size) {
+                // Dying after the state file was written, before the store had the signature, leads here. The log may have
+                // grown since: a checkpoint that was signed is never left out, so that one that is missing was removed.
                 self.store.put_checkpoint(checkpoint.size, note).await?;
+            }
+            if head.size == checkpoint.size {
                 return Ok(Some(head.size));
             }
         }
