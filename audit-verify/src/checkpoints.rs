@@ -67,6 +67,18 @@ impl Checkpoints {
                 );
                 Looked::Wrong
             }
+            Ok((_, note)) if note.signatures.len() > 1 => {
+                // The policy names no other signer, and whoever can write to the store can add a line.
+                verdict.find(
+                    Check::Checkpoints,
+                    None,
+                    format!(
+                        "the checkpoint of size {size} has {} signature lines; only the publisher's is known",
+                        note.signatures.len()
+                    ),
+                );
+                Looked::Wrong
+            }
             Ok((checkpoint, _)) if checkpoint.size == size => {
                 verdict.count(Check::Checkpoints, 1);
                 Looked::Signed(checkpoint.into_inner())

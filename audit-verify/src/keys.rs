@@ -30,6 +30,8 @@ struct Key {
     parts_absent: u64,
     /// The same of its tokens.
     tokens_absent: u64,
+    /// The first entry whose parts or tokens are there though its key is destroyed behind it.
+    present: u64,
     /// By a `key.rewrapped`, else 0.
     generation: u64,
     seen: bool,
@@ -47,6 +49,7 @@ impl Key {
             rewrapped: NONE,
             parts_absent: NONE,
             tokens_absent: NONE,
+            present: NONE,
             generation: 0,
             seen: false,
         }
@@ -79,8 +82,15 @@ impl Keys {
         self.by_id.len() as u64
     }
 
-    /// Checks what an entry says of data keys.
-    pub(crate) fn check(&mut self, index: u64, entry: &Entry, said: Said, verdict: &mut Verdict) {
+    /// Checks what an entry says of data keys. `there`: its tokens or parts are.
+    pub(crate) fn check(
+        &mut self,
+        index: u64,
+        entry: &Entry,
+        there: bool,
+        said: Said,
+        verdict: &mut Verdict,
+    ) {
         for introduced in entry.keys.iter().flatten() {
             if !self.introduce(index, entry.run, introduced) {
                 verdict.find(
@@ -91,7 +101,7 @@ impl Keys {
             }
         }
         if let Some(id) = entry.key {
-            match self.by_id.get(&id) {
+            match self.by_id.get_mut(&id) {
                 None => {
                     if self.incomplete.is_none() {
                         verdict.find(
@@ -113,6 +123,9 @@ impl Keys {
                                 key.run
                             ),
                         );
+                    }
+                    if there {
+                        key.present = key.present.min(index);
                     }
                     self.used_destroyed += u64::from(key.destroyed != NONE);
                 }
@@ -254,7 +267,8 @@ impl Keys {
 
     /// What is missing, once everything has been read.
     pub(crate) fn finish(&self, records_read: bool, follows: bool, verdict: &mut Verdict) {
-        let mut kept = 0_u64;
+        let mut kept: Vec<Uuid> = Vec::new();
+        let mut present: Option<(u64, u64)> = None;
         // What no checkpoint and no MAC speaks for, anybody who can write to the store may have appended: it excuses
         // nothing.
         let covered = verdict.covered.as_ref().map_or(0, |c| c.size);
@@ -274,7 +288,14 @@ impl Keys {
                     unproven = Some(unproven.map_or(index, |u| u.min(index)));
                 }
             }
-            kept += u64::from(destroyed && key.seen);
+            if destroyed && key.seen {
+                kept.push(*id);
+            }
+            // What came after the erasure is told below.
+            if destroyed && key.present < key.destroyed {
+                let first = present.map_or(NONE, |(first, _)| first).min(key.present);
+                present = Some((first, present.map_or(0, |(_, n)| n) + 1));
+            }
             if records_read && !key.seen && !destroyed && key.digest.is_some() {
                 missing.push((
                     key.introduced,
@@ -315,9 +336,18 @@ impl Keys {
                 ),
             }
         }
-        if kept > 0 {
-            verdict.notice(format!(
-                "{kept} data keys are said to be destroyed, but their records are still there: an erasure is not complete"
+        // Whoever has an older copy can put back what was erased: what was said to be gone must be gone.
+        if let Some(first) = kept.iter().min() {
+            verdict.undecide(format!(
+                "{} data keys are destroyed, but their records are there (the first: {first}): the erasure is not complete, or \
+                 was undone; erase again",
+                kept.len()
+            ));
+        }
+        if let Some((first, keys)) = present {
+            verdict.undecide(format!(
+                "{keys} data keys are destroyed, but tokens or stored parts that were erased with them are there (the first: \
+                 of the entry at index {first}): the erasure is not complete, or was undone; erase again"
             ));
         }
         if self.used_destroyed > 0 {

@@ -30,7 +30,8 @@
 //! - Whole runs that were replaced by whoever holds both the publisher key and a writer key: he draws a new K(0), seals it
 //!   to the auditor's public key and signs the openings behind them anew. A remembered checkpoint over them shows it.
 //! - An older copy of the whole log, or the newest entries cut off together with their checkpoints, without a remembered
-//!   checkpoint. Checkpoints that are missing while later ones are there are not missed: nothing commits to them.
+//!   checkpoint. Checkpoints that are missing while later ones are there are missed by who remembers them: nothing commits
+//!   to them.
 //! - Changes of entries that no checkpoint commits to yet, without the auditor key. The verdict counts them.
 //! - Content that does not fit its commitments, without the operator's key ring; the stored ciphertexts are compared.
 //! - The reuse of an event id under another run and place. A copy of an entry is found, since its place in its run is

@@ -96,6 +96,8 @@ pub fn verify(
         root_wrong: None,
         remembered_wrong: None,
         remembered_good: 0,
+        stored: 0,
+        unstored: Vec::new(),
         root_skipped: 0,
         good: 0,
         heads: Heads::default(),
@@ -167,6 +169,10 @@ struct Walk<'a> {
     /// The size of the last remembered checkpoint that held. The evidence's own checkpoints say nothing here: another
     /// history has good ones of its own.
     remembered_good: u64,
+    /// The size of the last checkpoint of the evidence so far that the policy's key signed.
+    stored: u64,
+    /// Sizes of remembered checkpoints that held, and that the evidence doesn't have.
+    unstored: Vec<u64>,
     root_skipped: u64,
     good: u64,
     heads: Heads,
@@ -239,6 +245,11 @@ impl Walk<'_> {
         }
         match self.evidence.origin() {
             Err(e) => v.failed_read(Check::Identity, &e),
+            // A bundle has one always; a store that lost it is no store of a log.
+            Ok(None) if self.evidence.has_engine() => self.identity.push((
+                None,
+                "the evidence doesn't say which log it is of".to_owned(),
+            )),
             Ok(None) => {}
             Ok(Some(origin)) => {
                 v.count(Check::Identity, 1);
@@ -481,7 +492,8 @@ impl Walk<'_> {
         }
         let v = &mut self.verdict;
         let said = self.runs.check(index, entry, self.policy, v);
-        self.keys.check(index, entry, said, v);
+        let there = row.tokens.is_some() || row.parts.is_some();
+        self.keys.check(index, entry, there, said, v);
         if entry.kind.as_str() == kinds::WRITER_CLOSED {
             self.closed = Some(index);
         }
@@ -750,6 +762,9 @@ impl Walk<'_> {
             if is == checkpoint.root {
                 self.verdict.count(Check::Remembered, 1);
                 self.remembered_good = checkpoint.size;
+                if self.stored != checkpoint.size && self.checkpoints_readable {
+                    self.unstored.push(checkpoint.size);
+                }
                 self.covers(checkpoint.size, is, true);
             } else if self.remembered_wrong.is_none() {
                 self.remembered_wrong = Some(RootWrong {
@@ -773,6 +788,7 @@ impl Walk<'_> {
             }
             Looked::Signed(checkpoint) => {
                 self.key_known = true;
+                self.stored = size;
                 if self.root_wrong.is_some() {
                     self.root_skipped += 1;
                     return;
@@ -929,6 +945,7 @@ impl Walk<'_> {
                 Ok(Some(size)) => match self.checkpoints.take(self.policy, &mut self.verdict) {
                     Some((_, Looked::Signed(_))) => {
                         self.key_known = true;
+                        self.stored = size;
                         cut = cut.max(Some(size));
                     }
                     Some((_, Looked::Foreign)) => self.looked_at(size, Looked::Foreign),
@@ -997,7 +1014,10 @@ impl Walk<'_> {
                     self.verdict.find(
                         Check::Keys,
                         None,
-                        "key records are not in the order of their ids",
+                        format!(
+                            "key records are not in the order of their ids: that of data key {} stands there twice, or late",
+                            record.id
+                        ),
                     );
                     return false;
                 }
@@ -1238,6 +1258,12 @@ impl Walk<'_> {
             } else {
                 v.undecide(message);
             }
+        }
+        // The last one may be signed and not stored yet; a publisher stores it before it signs another.
+        for size in self.unstored.iter().filter(|size| **size < self.stored) {
+            v.undecide(format!(
+                "the remembered checkpoint of size {size} is not in the evidence, though a later one is: it was removed"
+            ));
         }
         if v.covered.is_none() && v.findings_total() == 0 {
             v.undecide("no checkpoint signed by the policy's key commits to the entries");
