@@ -9,9 +9,9 @@ use audit_core::time::Timestamp;
 use audit_core::token::{Token, TokenSet};
 use audit_core::{Error, Kind, Result};
 use audit_tlog::Hash;
-use audit_tlog::tile::{EdgeTiles, TILE_WIDTH, TileId};
+use audit_tlog::tile::{EdgeTiles, SIZE_MAX, TILE_WIDTH, TileId};
 use rusqlite::types::{Value, ValueRef};
-use rusqlite::{CachedStatement, Connection, OptionalExtension as _, Params};
+use rusqlite::{CachedStatement, Connection, Params};
 use uuid::Uuid;
 
 use crate::failure;
@@ -61,11 +61,12 @@ fn integer(what: &str, value: ValueRef<'_>) -> Result<i64> {
         .map_err(|e| Error::corrupt(format!("{what} is not an integer")).because(e))
 }
 
-fn hashes(id: &str, bytes: &[u8]) -> Result<Vec<Hash>> {
+fn tile_hashes(level: u8, index: u64, value: ValueRef<'_>) -> Result<Vec<Hash>> {
+    let bytes = blob(&format!("tile {level}/{index}"), value)?;
     let (chunks, rest) = bytes.as_chunks::<{ Hash::LEN }>();
     if !rest.is_empty() || chunks.is_empty() || chunks.len() > usize::from(TILE_WIDTH) {
         return Err(Error::corrupt(format!(
-            "tile {id} has {} bytes",
+            "tile {level}/{index} has {} bytes",
             bytes.len()
         )));
     }
@@ -90,7 +91,11 @@ fn token_set(salt: ValueRef<'_>, tokens: ValueRef<'_>) -> Result<Option<TokenSet
 
 fn key_record(row: &rusqlite::Row<'_>) -> Result<KeyRecord> {
     let get = |at, what| -> Result<_> { row.get_ref(at).map_err(|e| wrong(what, e)) };
-    let id = Uuid::from_bytes(bytes("data_key.id", blob("data_key.id", get(0, "id")?)?)?);
+    let id = blob("data_key.id", get(0, "id")?)?;
+    let id = Uuid::from_bytes(bytes(
+        &format!("data_key.id {}", audit_core::hex::encode(id)),
+        id,
+    )?);
     let read = || {
         Ok(KeyRecord {
             id,
@@ -148,10 +153,10 @@ impl<'a> Db<'a> {
     }
 
     pub(crate) fn origin(self) -> Result<Option<String>> {
-        self.prepare("SELECT value FROM meta WHERE name = 'origin'")?
-            .query_row([], |row| row.get(0))
-            .optional()
-            .map_err(|e| self.failed(e))
+        self.one("SELECT value FROM meta WHERE name = 'origin'", [], |row| {
+            row.get(0)
+                .map_err(|e| wrong("the origin (which log this store is of)", e))
+        })
     }
 
     pub(crate) fn size(self) -> Result<u64> {
@@ -159,7 +164,15 @@ impl<'a> Db<'a> {
             .prepare("SELECT max(idx) FROM entry")?
             .query_row([], |row| row.get(0))
             .map_err(|e| self.failed(e))?;
-        last.map_or(Ok(0), |last| Ok(unsigned("index", last)?.saturating_add(1)))
+        let Some(last) = last else { return Ok(0) };
+        let last = unsigned("index", last)?;
+        if last >= SIZE_MAX {
+            return Err(Error::corrupt(format!(
+                "there is an entry with index {last}, and a tree has at most {SIZE_MAX} entries"
+            ))
+            .at(last));
+        }
+        Ok(last + 1)
     }
 
     /// The size, and the partial tiles; at every level the last stored tile must be the one that this size has.
@@ -173,8 +186,9 @@ impl<'a> Db<'a> {
                 [level],
                 |row| {
                     let get = |at| row.get_ref(at).map_err(|e| wrong("tile", e));
-                    let index = unsigned("tile index", integer("tile index", get(0)?)?)?;
-                    let hashes = hashes(&format!("{level}/{index}"), blob("tile", get(1)?)?)?;
+                    let what = format!("the index of a tile of level {level}");
+                    let index = unsigned(&what, integer(&what, get(0)?)?)?;
+                    let hashes = tile_hashes(level, index, get(1)?)?;
                     Ok((index, hashes))
                 },
             )?;
@@ -267,34 +281,20 @@ impl<'a> Db<'a> {
     /// with; here an index that leaves a row out shows.
     pub(crate) fn integrity(self) -> Result<()> {
         // A connection that only reads may not check constraints, and nothing reads rows where none can be.
-        for (what, count) in [
-            (
-                "entry rows with an index below 0",
-                "SELECT count(*) FROM entry WHERE idx < 0",
-            ),
-            (
-                "token rows with an index below 0",
-                "SELECT count(*) FROM token WHERE idx < 0",
-            ),
-            (
-                "tile rows outside of every tree",
-                "SELECT count(*) FROM tile WHERE idx < 0 OR level NOT BETWEEN 0 AND 7",
-            ),
-            (
-                "checkpoint rows with a size below 1",
-                "SELECT count(*) FROM checkpoint WHERE size < 1",
-            ),
-            (
-                "meta rows of an unknown name",
-                "SELECT count(*) FROM meta WHERE name <> 'origin'",
-            ),
+        for misplaced in [
+            "SELECT 'an entry with index ' || min(idx) FROM entry WHERE idx < 0",
+            "SELECT 'a token row of index ' || min(idx) FROM token WHERE idx < 0",
+            "SELECT 'a tile ' || level || '/' || idx FROM tile WHERE idx < 0 OR level NOT BETWEEN 0 AND 7 LIMIT 1",
+            "SELECT 'a checkpoint of size ' || min(size) FROM checkpoint WHERE size < 1",
+            "SELECT 'a row in meta that says which log this is and is not named origin' FROM meta
+             WHERE name <> 'origin' LIMIT 1",
         ] {
-            let found: Option<i64> =
-                self.one(count, [], |row| row.get(0).map_err(|e| self.failed(e)))?;
-            if let Some(n) = found
-                && n > 0
-            {
-                return Err(Error::corrupt(format!("the store has {n} {what}")));
+            let found: Option<Option<String>> =
+                self.one(misplaced, [], |row| row.get(0).map_err(|e| self.failed(e)))?;
+            if let Some(Some(what)) = found {
+                return Err(Error::corrupt(format!(
+                    "the store has {what}, where no row can be"
+                )));
             }
         }
         let said: Vec<String> = self.all("PRAGMA integrity_check(4)", [], |row| {
@@ -416,10 +416,18 @@ impl<'a> Db<'a> {
         let read = |row: &rusqlite::Row<'_>| {
             let token = row.get_ref(0).map_err(|e| wrong("token", e))?;
             let index = row.get_ref(1).map_err(|e| wrong("token.idx", e))?;
-            Ok((
-                Hex(bytes("token", blob("token", token)?)?),
-                unsigned("token.idx", integer("token.idx", index)?)?,
-            ))
+            token_row(token, index).map_err(|e| {
+                let show = |value| match value {
+                    ValueRef::Integer(n) => n.to_string(),
+                    ValueRef::Blob(bytes) if bytes.len() <= 64 => audit_core::hex::encode(bytes),
+                    other => other.data_type().to_string(),
+                };
+                Error::corrupt(format!(
+                    "the token row {} of the entry at index {}: {e}",
+                    show(token),
+                    show(index)
+                ))
+            })
         };
         match after {
             None => self.all(
@@ -441,7 +449,7 @@ impl<'a> Db<'a> {
             (id.level, int(id.index)),
             |row| {
                 let value = row.get_ref(0).map_err(|e| wrong("tile", e))?;
-                hashes(&format!("{}/{}", id.level, id.index), blob("tile", value)?)
+                tile_hashes(id.level, id.index, value)
             },
         )?;
         let width = usize::from(id.width);
@@ -459,8 +467,9 @@ impl<'a> Db<'a> {
             (level, after.map_or(-1, int), count(limit)),
             |row| {
                 let get = |at| row.get_ref(at).map_err(|e| wrong("tile", e));
-                let index = unsigned("tile index", integer("tile index", get(0)?)?)?;
-                let hashes = hashes(&format!("{level}/{index}"), blob("tile", get(1)?)?)?;
+                let what = format!("the index of a tile of level {level}");
+                let index = unsigned(&what, integer(&what, get(0)?)?)?;
+                let hashes = tile_hashes(level, index, get(1)?)?;
                 let id = u16::try_from(hashes.len())
                     .map_err(|e| Error::corrupt("tile is too wide").because(e))
                     .and_then(|width| {
@@ -583,10 +592,18 @@ fn index(row: &rusqlite::Row<'_>) -> Result<u64> {
     unsigned("index", integer("index", value)?)
 }
 
+fn token_row(token: ValueRef<'_>, index: ValueRef<'_>) -> Result<(Token, u64)> {
+    Ok((
+        Hex(bytes("token", blob("token", token)?)?),
+        unsigned("token.idx", integer("token.idx", index)?)?,
+    ))
+}
+
 fn checkpoint(row: &rusqlite::Row<'_>) -> Result<(u64, Vec<u8>)> {
     let get = |at| row.get_ref(at).map_err(|e| wrong("checkpoint", e));
     let size = unsigned("checkpoint size", integer("checkpoint size", get(0)?)?)?;
-    Ok((size, blob("checkpoint", get(1)?)?.to_vec()))
+    let what = format!("the checkpoint of size {size}");
+    Ok((size, blob(&what, get(1)?)?.to_vec()))
 }
 
 #[cfg(test)]
