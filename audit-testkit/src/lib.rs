@@ -8,11 +8,13 @@
 //! - [`faulty::FaultyStore`]: a store whose calls fail on demand, before or after they took effect.
 //! - [`crash`]: processes that are killed while they write, and what a power cut may leave of their writes.
 //! - [`sample`]: batches that could come from a log. [`time`]: a clock and ids for them.
+//! - [`tamper`]: what somebody can do to a log who can write to its store, for any backend; the verifier is the judge.
+//! - [`evidence`]: a store as the verifier sees it.
 //! - [`scan`]: looking for bytes in raw files.
 //!
 //! # Out of scope
 //!
-//! - Judging a log: that is the verifier's work.
+//! - Judging a log: that is the verifier's work (`audit-verify`), here too.
 //! - Anything that a program in production should link. What fails here panics with what is wrong.
 //!
 //! # Example
@@ -32,8 +34,10 @@
 
 pub mod conformance;
 pub mod crash;
+pub mod evidence;
 pub mod faulty;
 pub mod memory;
 pub mod sample;
 pub mod scan;
+pub mod tamper;
 pub mod time;

@@ -255,6 +255,16 @@ impl ReadStore for MemoryStore {
     }
 
     async fn integrity(&self) -> Result<()> {
+        // Rows where none can be, which no other call reads.
+        let contents = self.locked();
+        if contents.checkpoints.contains_key(&0) {
+            return Err(Error::corrupt("the store has a checkpoint of size 0"));
+        }
+        if let Some((level, index)) = contents.tiles.keys().find(|(level, _)| *level > 7) {
+            return Err(Error::corrupt(format!(
+                "the store has a tile {level}/{index}, where no row can be"
+            )));
+        }
         Ok(())
     }
 
@@ -307,10 +317,11 @@ impl ReadStore for MemoryStore {
             .filter(|((at, index), _)| *at == level && after.is_none_or(|after| *index > after))
             .take(limit)
             .map(|((level, index), hashes)| {
+                let wrong = format!("tile {level}/{index} has {} hashes", hashes.len());
                 let width = u16::try_from(hashes.len())
-                    .map_err(|e| Error::corrupt("tile is too wide").because(e))?;
+                    .map_err(|e| Error::corrupt(wrong.clone()).because(e))?;
                 let id = TileId::new(*level, *index, width)
-                    .map_err(|e| Error::corrupt("tile has no name").because(e))?;
+                    .map_err(|e| Error::corrupt(wrong).because(e))?;
                 let hashes = hashes.clone();
                 Ok(Tile { id, hashes })
             })

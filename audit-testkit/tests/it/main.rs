@@ -9,4 +9,5 @@ mod faulty;
 mod memory;
 mod sample;
 mod scan;
+mod tamper;
 mod time;
