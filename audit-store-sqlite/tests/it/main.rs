@@ -15,4 +15,5 @@ mod plaintext;
 mod power_cut;
 mod processes;
 mod support;
+mod tamper;
 mod url;
