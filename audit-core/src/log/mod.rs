@@ -119,9 +119,10 @@ impl Pending {
     ///
     /// As [`Log::append`].
     pub async fn outcome(&mut self) -> Result<Receipt> {
-        let (index, leaf_hash) = (&mut self.answer)
-            .await
-            .map_err(|e| Error::unavailable("the log is closed").because(e))??;
+        let (index, leaf_hash) = (&mut self.answer).await.map_err(|e| {
+            let what = "the writer was stopped; the event may be in the log";
+            Error::new(ErrorKind::Unknown, what).because(e)
+        })??;
         Ok(Receipt {
             event: self.event,
             index,
@@ -186,6 +187,7 @@ struct Shared {
     data_keys: Mutex<KeyCache>,
     published: watch::Sender<u64>,
     trouble: Mutex<Option<String>>,
+    writing: Arc<Mutex<Option<String>>>,
     /// A permit for each KiB that may wait.
     waiting: Arc<Semaphore>,
     waiting_kib_max: u32,
@@ -284,6 +286,7 @@ impl Log {
         let (published, _) = watch::channel(0);
         let waiting_kib_max = u32::try_from(options.queue_bytes_max / 1024).unwrap_or(u32::MAX);
         let waiting_kib_max = waiting_kib_max.clamp(1, WAITING_KIB_MAX);
+        let writing = Arc::default();
         let shared = Arc::new(Shared {
             store: Arc::clone(&options.store),
             keys: Arc::clone(&options.keys),
@@ -293,11 +296,13 @@ impl Log {
             data_keys: Mutex::default(),
             published,
             trouble: Mutex::default(),
+            writing: Arc::clone(&writing),
             waiting: Arc::new(Semaphore::new(waiting_kib_max as usize)),
             waiting_kib_max,
         });
         let (grown, growth) = watch::channel(0);
         let mut writer = Writer::new(&options, run, grown);
+        writer.trouble = writing;
         writer.open_run().await?;
         let (jobs, queue) = mpsc::channel(options.queue_events_max.max(1));
         let seen = Arc::clone(&writer.seen);
@@ -328,6 +333,7 @@ impl Log {
     ///
     /// [`ErrorKind::Invalid`]: the event breaks a rule, or its id is already in the log.
     /// [`ErrorKind::Unavailable`]: nothing was written.
+    /// [`ErrorKind::Unknown`]: it may be in the log; nothing more is appended. Who sends it again is told if it is there.
     /// [`ErrorKind::RolledBack`], [`ErrorKind::Corrupt`]: the store can't be trusted; nothing more is appended.
     pub async fn append(&self, event: Event) -> Result<Receipt> {
         self.submit(event).await?.durable().await
@@ -425,6 +431,17 @@ impl Log {
     pub fn publishing_trouble(&self) -> Option<String> {
         self.shared
             .trouble
+            .lock()
+            .unwrap_or_else(PoisonError::into_inner)
+            .clone()
+    }
+
+    /// Why the run can't end its epoch or leave a sign of life at the moment, or why nothing more is appended;
+    /// `None` if all is well. What an append fails with, its caller is told.
+    #[must_use]
+    pub fn writing_trouble(&self) -> Option<String> {
+        self.shared
+            .writing
             .lock()
             .unwrap_or_else(PoisonError::into_inner)
             .clone()

@@ -140,6 +140,8 @@ pub(super) struct Writer {
     grown: watch::Sender<u64>,
     /// Why nothing more may be appended.
     broken: Option<(ErrorKind, String)>,
+    /// What the run's own entries last failed with.
+    pub(super) trouble: Arc<Mutex<Option<String>>>,
 }
 
 impl Writer {
@@ -166,6 +168,7 @@ impl Writer {
             seen: Arc::default(),
             grown,
             broken: None,
+            trouble: Arc::default(),
         }
     }
 
@@ -241,12 +244,15 @@ impl Writer {
             let first = tokio::select! {
                 job = queue.recv() => job,
                 () = tokio::time::sleep_until(wake), if self.broken.is_none() => {
-                    // A failed sign of life isn't the callers' business; the next append says what is wrong.
+                    // No caller waits for these, so the log keeps what they fail with.
                     let now = Instant::now();
                     if self.traffic > 0 && now >= epoch_end {
-                        drop(self.close_epoch().await);
+                        let closed = self.close_epoch().await;
+                        self.note(&closed);
                     } else if now >= heartbeat {
-                        drop(self.append_own(kinds::HEARTBEAT, LogFacts::default(), None).await);
+                        let beat = self.append_own(kinds::HEARTBEAT, LogFacts::default(), None);
+                        let beat = beat.await;
+                        self.note(&beat);
                     }
                     // Also after a failure: try again after the full interval, not at once.
                     self.appended = self.appended.max(now);
@@ -281,11 +287,16 @@ impl Writer {
                 break;
             }
             if self.traffic > 0 && Instant::now() >= self.epoch_started + self.epoch {
-                drop(self.close_epoch().await);
+                let closed = self.close_epoch().await;
+                self.note(&closed);
             }
         }
-        // Nobody can hand in anything more; what is still queued behind the wish to close gets its answer by the drop.
+        // Nobody can hand in anything more, and what is queued behind the wish to close is surely not written. Whoever
+        // gets no answer at all, because this task was stopped or panicked, can't know.
         queue.close();
+        while let Some(job) = queue.recv().await {
+            job.answer(Err(Error::unavailable("the log is closed")));
+        }
         let entries = self.chain.seq() + 1;
         let closed = self
             .append_own(
@@ -538,8 +549,15 @@ impl Writer {
         });
     }
 
+    /// Keeps what an entry of the run's own failed with, until one is written.
+    fn note(&self, written: &Result<()>) {
+        let trouble = written.as_ref().err().map(ToString::to_string);
+        *self.trouble.lock().unwrap_or_else(PoisonError::into_inner) = trouble;
+    }
+
     fn give_up(&mut self, e: Error) -> Error {
         self.broken = Some((e.kind(), e.to_string()));
+        *self.trouble.lock().unwrap_or_else(PoisonError::into_inner) = Some(e.to_string());
         e
     }
 
