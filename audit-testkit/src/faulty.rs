@@ -2,55 +2,16 @@
 
 use std::collections::HashMap;
 use std::future::Future;
-use std::ops::Range;
 use std::sync::{Arc, Mutex, PoisonError};
 
-use async_trait::async_trait;
-use audit_core::datakey::KeyRecord;
-use audit_core::store::{
-    Build, Capabilities, Description, Head, Lease, Parts, Query, ReadStore, Row, Store, Tile,
-};
-use audit_core::token::Token;
+use audit_core::store::{Build, Head, Store};
 use audit_core::{Error, ErrorKind, Result};
-use audit_tlog::Hash;
-use audit_tlog::tile::TileId;
-use uuid::Uuid;
 
-/// A call of a store that can fail.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
-#[expect(missing_docs, reason = "each is called like its method")]
-#[expect(
-    clippy::exhaustive_enums,
-    reason = "follows the trait, which tests must notice to change"
-)]
-pub enum Call {
-    Description,
-    Head,
-    Rows,
-    Integrity,
-    Position,
-    Find,
-    TokenRows,
-    Tile,
-    Tiles,
-    LatestCheckpoint,
-    Checkpoints,
-    Key,
-    Keys,
-    KeysOfScope,
-    WaitBeyond,
-    Create,
-    Append,
-    PutCheckpoint,
-    PublisherLease,
-    Rewrap,
-    Erase,
-    /// [`Lease::held`], of leases that come from this store.
-    Held,
-}
+pub use crate::forward::Call;
+use crate::forward::{Around, Forward};
 
 /// When a call fails.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
 #[expect(clippy::exhaustive_enums, reason = "there is no other moment")]
 pub enum Fault {
     /// Before it did anything.
@@ -74,6 +35,7 @@ struct Planned {
 struct Plan {
     faults: Vec<Planned>,
     calls: HashMap<Call, u64>,
+    failed: u64,
 }
 
 impl Plan {
@@ -84,6 +46,7 @@ impl Plan {
             planned.skip -= 1;
             return None;
         }
+        self.failed += 1;
         let now = (planned.fault, planned.kind);
         planned.times -= 1;
         self.faults.retain(|p| p.times > 0);
@@ -91,21 +54,18 @@ impl Plan {
     }
 }
 
-/// Wraps a store; calls fail as planned, in the order of planning, and pass through otherwise.
-#[derive(Debug, Clone)]
-pub struct FaultyStore {
-    inner: Arc<dyn Store>,
-    plan: Arc<Mutex<Plan>>,
-}
+/// The faults of a [`FaultyStore`].
+#[derive(Debug, Default)]
+pub struct Faults(Mutex<Plan>);
+
+/// Wraps a store; calls fail as planned, in the order of planning, and pass through otherwise. Clones share their plan.
+pub type FaultyStore = Forward<Faults>;
 
 impl FaultyStore {
-    /// Wraps `inner`. Clones share their plan.
+    /// Wraps `inner`.
     #[must_use]
     pub fn new(inner: Arc<dyn Store>) -> Self {
-        Self {
-            inner,
-            plan: Arc::default(),
-        }
+        Self::to(inner, Arc::default())
     }
 
     /// The next such call fails.
@@ -116,7 +76,7 @@ impl FaultyStore {
     /// After `skip` calls that pass, `times` calls fail.
     pub fn fail_times(&self, call: Call, skip: u64, times: u64, fault: Fault, kind: ErrorKind) {
         if times > 0 {
-            self.with(|plan| {
+            self.around().with(|plan| {
                 plan.faults.push(Planned {
                     call,
                     skip,
@@ -130,19 +90,34 @@ impl FaultyStore {
 
     /// Forgets every fault that is planned.
     pub fn heal(&self) {
-        self.with(|plan| plan.faults.clear());
+        self.around().with(|plan| plan.faults.clear());
     }
 
     /// How often a call was made, failed ones included.
     #[must_use]
     pub fn calls(&self, call: Call) -> u64 {
-        self.with(|plan| plan.calls.get(&call).copied().unwrap_or_default())
+        self.around()
+            .with(|plan| plan.calls.get(&call).copied().unwrap_or_default())
     }
 
+    /// How many calls failed as planned.
+    #[must_use]
+    pub fn failed(&self) -> u64 {
+        self.around().with(|plan| plan.failed)
+    }
+}
+
+impl Faults {
     fn with<T>(&self, change: impl FnOnce(&mut Plan) -> T) -> T {
-        change(&mut self.plan.lock().unwrap_or_else(PoisonError::into_inner))
+        change(&mut self.0.lock().unwrap_or_else(PoisonError::into_inner))
     }
+}
 
+fn planned(call: Call, kind: ErrorKind) -> Error {
+    Error::new(kind, format!("planned fault of {call:?}"))
+}
+
+impl Around for Faults {
     async fn around<T: Send>(
         &self,
         call: Call,
@@ -158,152 +133,22 @@ impl FaultyStore {
             }
         }
     }
-}
 
-fn planned(call: Call, kind: ErrorKind) -> Error {
-    Error::new(kind, format!("planned fault of {call:?}"))
-}
-
-#[async_trait]
-#[deny(clippy::missing_trait_methods)]
-impl ReadStore for FaultyStore {
-    fn capabilities(&self) -> Capabilities {
-        self.inner.capabilities()
-    }
-
-    async fn description(&self) -> Result<Option<Description>> {
-        self.around(Call::Description, self.inner.description())
-            .await
-    }
-
-    async fn head(&self) -> Result<Head> {
-        self.around(Call::Head, self.inner.head()).await
-    }
-
-    async fn rows(&self, range: Range<u64>, parts: Parts) -> Result<Vec<Row>> {
-        self.around(Call::Rows, self.inner.rows(range, parts)).await
-    }
-
-    async fn integrity(&self) -> Result<()> {
-        self.around(Call::Integrity, self.inner.integrity()).await
-    }
-
-    async fn position(&self, event: Uuid) -> Result<Option<u64>> {
-        self.around(Call::Position, self.inner.position(event))
-            .await
-    }
-
-    async fn find(&self, query: &Query) -> Result<Vec<u64>> {
-        self.around(Call::Find, self.inner.find(query)).await
-    }
-
-    async fn token_rows(
-        &self,
-        after: Option<(Token, u64)>,
-        limit: usize,
-    ) -> Result<Vec<(Token, u64)>> {
-        self.around(Call::TokenRows, self.inner.token_rows(after, limit))
-            .await
-    }
-
-    async fn tile(&self, id: TileId) -> Result<Option<Vec<Hash>>> {
-        self.around(Call::Tile, self.inner.tile(id)).await
-    }
-
-    async fn tiles(&self, level: u8, after: Option<u64>, limit: usize) -> Result<Vec<Tile>> {
-        self.around(Call::Tiles, self.inner.tiles(level, after, limit))
-            .await
-    }
-
-    async fn latest_checkpoint(&self) -> Result<Option<Vec<u8>>> {
-        self.around(Call::LatestCheckpoint, self.inner.latest_checkpoint())
-            .await
-    }
-
-    async fn checkpoints(&self, after: u64, limit: usize) -> Result<Vec<(u64, Vec<u8>)>> {
-        self.around(Call::Checkpoints, self.inner.checkpoints(after, limit))
-            .await
-    }
-
-    async fn key(&self, id: Uuid) -> Result<Option<KeyRecord>> {
-        self.around(Call::Key, self.inner.key(id)).await
-    }
-
-    async fn keys(&self, after: Option<Uuid>, limit: usize) -> Result<Vec<KeyRecord>> {
-        self.around(Call::Keys, self.inner.keys(after, limit)).await
-    }
-
-    async fn keys_of_scope(&self, scope: Token) -> Result<Vec<KeyRecord>> {
-        self.around(Call::KeysOfScope, self.inner.keys_of_scope(scope))
-            .await
-    }
-
-    async fn wait_beyond(&self, size: u64) -> Result<()> {
-        self.around(Call::WaitBeyond, self.inner.wait_beyond(size))
-            .await
-    }
-}
-
-#[async_trait]
-#[deny(clippy::missing_trait_methods)]
-impl Store for FaultyStore {
-    async fn create(&self, origin: &str) -> Result<()> {
-        self.around(Call::Create, self.inner.create(origin)).await
-    }
-
-    async fn append(&self, mut build: Build) -> Result<Head> {
+    async fn append(&self, inner: &dyn Store, mut build: Build) -> Result<Head> {
         match self.with(|plan| plan.next(Call::Append)) {
-            None => self.inner.append(build).await,
+            None => inner.append(build).await,
             Some((Fault::Before, kind)) => Err(planned(Call::Append, kind)),
             Some((Fault::Built, kind)) => {
                 let building: Build = Box::new(move |head| {
                     drop(build(head)?);
                     Err(planned(Call::Append, kind))
                 });
-                self.inner.append(building).await
+                inner.append(building).await
             }
             Some((Fault::After, kind)) => {
-                drop(self.inner.append(build).await?);
+                drop(inner.append(build).await?);
                 Err(planned(Call::Append, kind))
             }
         }
-    }
-
-    async fn put_checkpoint(&self, size: u64, note: &[u8]) -> Result<()> {
-        self.around(Call::PutCheckpoint, self.inner.put_checkpoint(size, note))
-            .await
-    }
-
-    async fn publisher_lease(&self) -> Result<Option<Box<dyn Lease>>> {
-        let lease = self
-            .around(Call::PublisherLease, self.inner.publisher_lease())
-            .await?;
-        Ok(lease.map(|inner| {
-            let store = self.clone();
-            Box::new(FaultyLease { inner, store }) as Box<dyn Lease>
-        }))
-    }
-
-    async fn rewrap(&self, records: &[KeyRecord]) -> Result<()> {
-        self.around(Call::Rewrap, self.inner.rewrap(records)).await
-    }
-
-    async fn erase(&self, keys: &[Uuid], indexes: &[u64]) -> Result<()> {
-        self.around(Call::Erase, self.inner.erase(keys, indexes))
-            .await
-    }
-}
-
-#[derive(Debug)]
-struct FaultyLease {
-    inner: Box<dyn Lease>,
-    store: FaultyStore,
-}
-
-#[async_trait]
-#[deny(clippy::missing_trait_methods)]
-impl Lease for FaultyLease {
-    async fn held(&self) -> Result<bool> {
-        self.store.around(Call::Held, self.inner.held()).await
     }
 }

@@ -5,7 +5,10 @@
 //!
 //! - [`conformance`]: every guarantee of [`audit_core::store`], as one test each, for any backend.
 //! - [`memory::MemoryStore`]: the contract in memory, which also refuses what a careful log never writes.
-//! - [`faulty::FaultyStore`]: a store whose calls fail on demand, before or after they took effect.
+//! - [`forward`]: wrapping a store. [`faulty::FaultyStore`]: its calls fail on demand, before or after they took effect.
+//!   [`mortal::MortalStore`]: its process dies. [`ledger::StrictStore`]: nothing is ever answered otherwise.
+//! - [`fault_pairs`] and [`simulation`] (feature `simulation`): a log over any backend fails and dies at every step of the
+//!   write path, systematically and at random. [`judge`]: what was acknowledged is held against what the verifier says.
 //! - [`crash`]: processes that are killed while they write, and what a power cut may leave of their writes.
 //! - [`sample`]: batches that could come from a log. [`time`]: a clock and ids for them.
 //! - [`tamper`]: what somebody can do to a log who can write to its store, for any backend; the verifier is the judge.
@@ -14,7 +17,7 @@
 //!
 //! # Out of scope
 //!
-//! - Judging a log: that is the verifier's work (`audit-verify`), here too.
+//! - Judging a log: that is the verifier's work (`audit-verify`), which is asked here.
 //! - Anything that a program in production should link. What fails here panics with what is wrong.
 //!
 //! # Example
@@ -35,9 +38,17 @@
 pub mod conformance;
 pub mod crash;
 pub mod evidence;
+#[cfg(feature = "simulation")]
+pub mod fault_pairs;
 pub mod faulty;
+pub mod forward;
+pub mod judge;
+pub mod ledger;
 pub mod memory;
+pub mod mortal;
 pub mod sample;
 pub mod scan;
 pub mod tamper;
+#[cfg(feature = "simulation")]
+pub mod simulation;
 pub mod time;

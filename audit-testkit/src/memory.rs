@@ -22,6 +22,8 @@ use tokio::sync::watch;
 use uuid::Uuid;
 
 use crate::conformance::Backend;
+use crate::forward::Seen;
+use crate::ledger::Ledger;
 
 /// Bytes of entries, tokens and parts that one call of `rows` collects.
 const ROWS_BYTES: usize = 4 * 1024 * 1024;
@@ -52,8 +54,12 @@ pub struct Contents {
 /// It refuses, as [`ErrorKind::Invalid`](audit_core::ErrorKind::Invalid), what other stores may let pass: entries that
 /// aren't canonical, columns, tokens, parts and keys that differ from what the entry says of them, and tiles other than
 /// the ones that the entries make.
+///
+/// It panics, then and at every later call, if anything that was committed or answered is ever answered otherwise
+/// ([`Ledger`]): entries, checkpoints, hashes in tiles and key records don't change, and only [`Store::erase`] removes.
 #[derive(Debug, Clone)]
 pub struct MemoryStore {
+    ledger: Arc<Mutex<Arc<Ledger>>>,
     contents: Arc<Mutex<Contents>>,
     leased: Arc<AtomicBool>,
     grown: watch::Sender<u64>,
@@ -62,6 +68,7 @@ pub struct MemoryStore {
 impl Default for MemoryStore {
     fn default() -> Self {
         Self {
+            ledger: Arc::default(),
             contents: Arc::default(),
             leased: Arc::default(),
             grown: watch::Sender::new(0),
@@ -79,12 +86,26 @@ impl MemoryStore {
     /// A copy of all that is stored.
     #[must_use]
     pub fn contents(&self) -> Contents {
-        self.locked().clone()
+        let contents = self.locked();
+        self.ledger().check();
+        contents.clone()
     }
 
-    /// Puts other contents into the store, as an attacker or a restored backup would.
+    /// Puts other contents into the store, as an attacker or a restored backup would. What was answered before is no
+    /// measure any more for what is answered from then on.
     pub fn replace(&self, contents: Contents) {
-        *self.locked() = contents;
+        let mut locked = self.locked();
+        *locked = contents;
+        *self.ledger.lock().unwrap_or_else(PoisonError::into_inner) = Arc::default();
+    }
+
+    /// Holds what is answered against what was answered before. To be called with the contents locked.
+    fn sees(&self, seen: Seen<'_>) {
+        self.ledger().compare(seen);
+    }
+
+    fn ledger(&self) -> Arc<Ledger> {
+        Arc::clone(&self.ledger.lock().unwrap_or_else(PoisonError::into_inner))
     }
 
     fn locked(&self) -> MutexGuard<'_, Contents> {
@@ -230,7 +251,10 @@ impl ReadStore for MemoryStore {
     }
 
     async fn head(&self) -> Result<Head> {
-        self.locked().head()
+        let contents = self.locked();
+        let head = contents.head()?;
+        self.sees(Seen::Head(&head));
+        Ok(head)
     }
 
     async fn rows(&self, range: Range<u64>, parts: Parts) -> Result<Vec<Row>> {
@@ -251,6 +275,7 @@ impl ReadStore for MemoryStore {
             }
             out.push(row);
         }
+        self.sees(Seen::Rows(&out, parts));
         Ok(out)
     }
 
@@ -271,7 +296,9 @@ impl ReadStore for MemoryStore {
     async fn position(&self, event: Uuid) -> Result<Option<u64>> {
         let contents = self.locked();
         let found = contents.rows.iter().find(|row| row.columns.event == event);
-        Ok(found.map(|row| row.index))
+        let found = found.map(|row| row.index);
+        self.sees(Seen::Position(event, found));
+        Ok(found)
     }
 
     async fn find(&self, query: &Query) -> Result<Vec<u64>> {
@@ -304,9 +331,11 @@ impl ReadStore for MemoryStore {
     async fn tile(&self, id: TileId) -> Result<Option<Vec<Hash>>> {
         let contents = self.locked();
         let stored = contents.tiles.get(&(id.level, id.index));
-        Ok(stored
-            .and_then(|hashes| hashes.get(..usize::from(id.width)))
-            .map(<[Hash]>::to_vec))
+        let hashes = stored.and_then(|hashes| hashes.get(..usize::from(id.width)));
+        if let Some(hashes) = hashes {
+            self.sees(Seen::Tile(id, hashes));
+        }
+        Ok(hashes.map(<[Hash]>::to_vec))
     }
 
     async fn tiles(&self, level: u8, after: Option<u64>, limit: usize) -> Result<Vec<Tile>> {
@@ -322,6 +351,7 @@ impl ReadStore for MemoryStore {
                     .map_err(|e| Error::corrupt(wrong.clone()).because(e))?;
                 let id = TileId::new(*level, *index, width)
                     .map_err(|e| Error::corrupt(wrong).because(e))?;
+                self.sees(Seen::Tile(id, hashes));
                 let hashes = hashes.clone();
                 Ok(Tile { id, hashes })
             })
@@ -330,10 +360,11 @@ impl ReadStore for MemoryStore {
 
     async fn latest_checkpoint(&self) -> Result<Option<Vec<u8>>> {
         let contents = self.locked();
-        Ok(contents
-            .checkpoints
-            .last_key_value()
-            .map(|(_, note)| note.clone()))
+        let latest = contents.checkpoints.last_key_value();
+        if let Some((size, note)) = latest {
+            self.sees(Seen::Checkpoint(Some(*size), note));
+        }
+        Ok(latest.map(|(_, note)| note.clone()))
     }
 
     async fn checkpoints(&self, after: u64, limit: usize) -> Result<Vec<(u64, Vec<u8>)>> {
@@ -344,12 +375,16 @@ impl ReadStore for MemoryStore {
             .filter(|(size, _)| **size > after);
         Ok(found
             .take(limit)
+            .inspect(|(size, note)| self.sees(Seen::Checkpoint(Some(**size), note)))
             .map(|(size, note)| (*size, note.clone()))
             .collect())
     }
 
     async fn key(&self, id: Uuid) -> Result<Option<KeyRecord>> {
-        Ok(self.locked().keys.get(&id).cloned())
+        let contents = self.locked();
+        let record = contents.keys.get(&id);
+        self.sees(Seen::Key(id, record));
+        Ok(record.cloned())
     }
 
     async fn keys(&self, after: Option<Uuid>, limit: usize) -> Result<Vec<KeyRecord>> {
@@ -358,6 +393,7 @@ impl ReadStore for MemoryStore {
         Ok(found
             .filter(|key| after.is_none_or(|after| key.id > after))
             .take(limit)
+            .inspect(|key| self.sees(Seen::Key(key.id, Some(key))))
             .cloned()
             .collect())
     }
@@ -397,8 +433,10 @@ impl Store for MemoryStore {
             return Err(Error::invalid("this is not the store of a log yet"));
         }
         let head = contents.head()?;
+        self.sees(Seen::Head(&head));
         let batch = build(&head)?;
         contents.check(&batch, &head)?;
+        self.sees(Seen::Rows(&batch.rows, Parts::With));
         for row in batch.rows {
             for token in row.tokens.iter().flat_map(|set| &set.tokens) {
                 contents.tokens.insert((*token, row.index));
@@ -406,14 +444,17 @@ impl Store for MemoryStore {
             contents.rows.push(row);
         }
         for tile in batch.tiles {
+            self.sees(Seen::Tile(tile.id, &tile.hashes));
             contents
                 .tiles
                 .insert((tile.id.level, tile.id.index), tile.hashes);
         }
         for key in batch.keys {
+            self.sees(Seen::Key(key.id, Some(&key)));
             contents.keys.insert(key.id, key);
         }
         let head = contents.head()?;
+        self.sees(Seen::Head(&head));
         self.grown.send_replace(head.size);
         Ok(head)
     }
@@ -431,6 +472,7 @@ impl Store for MemoryStore {
             .entry(size)
             .or_insert_with(|| note.to_vec());
         if there == note {
+            self.sees(Seen::Checkpoint(Some(size), note));
             Ok(())
         } else {
             Err(Error::invalid(format!(
@@ -452,7 +494,9 @@ impl Store for MemoryStore {
                 record.id
             )));
         }
+        self.sees(Seen::Rewrapping(records));
         for record in records {
+            self.sees(Seen::Key(record.id, Some(record)));
             contents.keys.insert(record.id, record.clone());
         }
         Ok(())
@@ -460,6 +504,7 @@ impl Store for MemoryStore {
 
     async fn erase(&self, keys: &[Uuid], indexes: &[u64]) -> Result<()> {
         let mut contents = self.locked();
+        self.sees(Seen::Erasing(keys, indexes));
         contents.keys.retain(|id, _| !keys.contains(id));
         contents
             .tokens

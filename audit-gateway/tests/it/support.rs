@@ -17,13 +17,13 @@ use serde_json::Value;
 use tokio::sync::oneshot;
 use tokio::task::JoinHandle;
 
-use crate::gated::GatedStore;
+use crate::gated::{Gate, gated};
 
 pub(crate) struct Bench {
     pub(crate) address: SocketAddr,
     pub(crate) log: Log,
     pub(crate) faulty: FaultyStore,
-    pub(crate) gate: GatedStore,
+    pub(crate) gate: Arc<Gate>,
     pub(crate) notices: Arc<Mutex<Vec<Notice>>>,
     pub(crate) health: Health,
     shutdown: Option<oneshot::Sender<()>>,
@@ -41,8 +41,9 @@ impl Bench {
         let keys =
             Arc::new(KeyRing::generate("example.org/gateway", auditor.public(), &System).unwrap());
         let faulty = FaultyStore::new(Arc::new(MemoryStore::new()));
-        let gate = GatedStore::new(Arc::new(faulty.clone()));
-        let log = Log::create(LogOptions::new(Arc::new(gate.clone()), keys))
+        let store = gated(Arc::new(faulty.clone()));
+        let gate = Arc::clone(store.around());
+        let log = Log::create(LogOptions::new(Arc::new(store), keys))
             .await
             .unwrap();
         let notices = Arc::new(Mutex::new(Vec::new()));

@@ -11,3 +11,4 @@ mod sample;
 mod scan;
 mod tamper;
 mod time;
+mod wrappers;
