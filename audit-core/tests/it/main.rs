@@ -8,7 +8,9 @@
 )]
 #![expect(clippy::print_stdout, reason = "a test that skips says so")]
 
+mod faults;
 mod keyring;
 mod log;
 mod primitives;
+mod simulation;
 mod vectors;

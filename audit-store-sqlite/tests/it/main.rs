@@ -5,10 +5,12 @@
     clippy::panic,
     reason = "in a test a panic is the report, in its helpers too"
 )]
+#![expect(clippy::print_stdout, reason = "a sweep says what it did")]
 
 mod conformance;
 mod crash;
 mod erasure;
+mod faults;
 mod hostile;
 mod opening;
 mod plaintext;

@@ -24,6 +24,14 @@ impl Place {
         }
     }
 
+    /// The same, with the stores under `dir`.
+    pub(crate) fn within(dir: &Path) -> Self {
+        Self {
+            dir: tempfile::tempdir_in(dir).unwrap(),
+            ..Self::new()
+        }
+    }
+
     pub(crate) fn dir(&self) -> &Path {
         self.dir.path()
     }
