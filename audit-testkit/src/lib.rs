@@ -48,7 +48,7 @@ pub mod memory;
 pub mod mortal;
 pub mod sample;
 pub mod scan;
-pub mod tamper;
 #[cfg(feature = "simulation")]
 pub mod simulation;
+pub mod tamper;
 pub mod time;

@@ -2,30 +2,26 @@
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::error::Error as _;
-use std::ops::Range;
 use std::path::PathBuf;
 use std::sync::Arc;
 use std::time::Duration;
 
 use audit_core::chain::AuditorKey;
-use audit_core::datakey::KeyRecord;
 use audit_core::entry::kinds;
 use audit_core::hex::Digest;
 use audit_core::keyring::KeyRing;
 use audit_core::log::{Log, LogOptions, StateFile};
 use audit_core::reader::{LogReader, RecordContent};
-use audit_core::row::{Parts, Row};
 use audit_core::store::{ReadStore, Store};
 use audit_core::time::{Clock as _, System};
-use audit_core::token::Token;
 use audit_core::{Error, Result as CoreResult};
 use audit_tlog::hash::leaf_hash;
-use audit_tlog::tile::Tile;
-use audit_verify::{Evidence, Policy, Verdict};
+use audit_verify::{Policy, Verdict};
 use tokio::runtime::Handle;
 use uuid::Uuid;
 
 use super::work::{Host, event, place_of};
+use crate::evidence::StoreEvidence;
 
 /// Where an event stands: its index and its leaf hash.
 type Place = (u64, Digest);
@@ -249,10 +245,7 @@ impl Judge {
         let state = StateFile::new(&self.state_dir, self.keys.origin());
         let remembered = state.read().map_err(|e| chain(&e))?;
         let (keys, auditor) = (Arc::clone(&self.keys), self.auditor.clone());
-        let evidence = StoreEvidence {
-            store,
-            runtime: Handle::current(),
-        };
+        let evidence = StoreEvidence::new(store, Handle::current());
         tokio::task::spawn_blocking(move || {
             let policy = Policy {
                 auditor: Some(auditor),
@@ -327,62 +320,4 @@ fn chain(error: &Error) -> String {
         source = e.source();
     }
     text
-}
-
-/// A store as the offline verifier sees it. Blocks, so it is used apart from the runtime's own threads.
-struct StoreEvidence {
-    store: Arc<dyn ReadStore>,
-    runtime: Handle,
-}
-
-impl StoreEvidence {
-    fn wait<T>(&self, call: impl Future<Output = CoreResult<T>>) -> CoreResult<T> {
-        self.runtime.block_on(call)
-    }
-}
-
-impl Evidence for StoreEvidence {
-    fn has_engine(&self) -> bool {
-        true
-    }
-
-    fn integrity(&self) -> CoreResult<()> {
-        self.wait(self.store.integrity())
-    }
-
-    fn origin(&self) -> CoreResult<Option<String>> {
-        Ok(self.wait(self.store.description())?.map(|d| d.origin))
-    }
-
-    fn size(&self) -> CoreResult<u64> {
-        Ok(self.wait(self.store.head())?.size)
-    }
-
-    fn rows(&self, range: Range<u64>, parts: Parts) -> CoreResult<Vec<Row>> {
-        self.wait(self.store.rows(range, parts))
-    }
-
-    fn token_rows(
-        &self,
-        after: Option<(Token, u64)>,
-        limit: usize,
-    ) -> CoreResult<Vec<(Token, u64)>> {
-        self.wait(self.store.token_rows(after, limit))
-    }
-
-    fn tiles(&self, level: u8, after: Option<u64>, limit: usize) -> CoreResult<Vec<Tile>> {
-        self.wait(self.store.tiles(level, after, limit))
-    }
-
-    fn checkpoints(&self, after: u64, limit: usize) -> CoreResult<Vec<(u64, Vec<u8>)>> {
-        self.wait(self.store.checkpoints(after, limit))
-    }
-
-    fn keys(&self, after: Option<Uuid>, limit: usize) -> CoreResult<Vec<KeyRecord>> {
-        self.wait(self.store.keys(after, limit))
-    }
-
-    fn key(&self, id: Uuid) -> CoreResult<Option<KeyRecord>> {
-        self.wait(self.store.key(id))
-    }
 }
