@@ -435,6 +435,7 @@ impl ResponseParser {
                 facts,
                 room: Room::default(),
                 terminal_at: None,
+                ended: false,
             },
             position: 0,
         }
@@ -466,7 +467,8 @@ impl ResponseParser {
             form,
             mut facts,
             mut room,
-            mut terminal_at,
+            mut ended,
+            ..
         } = self.reading;
         facts.outcome = outcome;
         facts.complete = outcome == Outcome::Complete;
@@ -478,18 +480,16 @@ impl ResponseParser {
             Form::Stream(sse, mut reader) => {
                 facts.streamed = true;
                 // The standard drops an event without its blank line; many clients don't, so neither do the facts.
-                if let Some(event) = sse.rest()
-                    && json::any(&event.data).is_some()
-                {
-                    if terminal_at.is_none() && reader.ends(&event) {
-                        terminal_at = Some(event.start);
+                if let Some(event) = sse.rest() {
+                    ended |= reader.ends(&event);
+                    if json::any(&event.data).is_some() {
+                        reader.event(&event, &mut facts, &mut room);
+                        facts.truncated |= room.cut;
                     }
-                    reader.event(&event, &mut facts, &mut room);
-                    facts.truncated |= room.cut;
                 }
                 // What couldn't be decoded can't be judged by its events.
                 if reader.has_end() && self.decoder.failure().is_none() {
-                    facts.complete &= terminal_at.is_some();
+                    facts.complete &= ended;
                 }
                 reader.finish(&mut facts);
             }
@@ -525,8 +525,11 @@ struct Reading {
     form: Form,
     facts: ResponseFacts,
     room: Room,
-    /// Where in the decoded bytes the terminal event starts.
+    /// Where in the decoded bytes the terminal event starts, or one that looks like it as far as it has come: what a
+    /// client may act on is held back, even if the rest of its line makes something else of it.
     terminal_at: Option<u64>,
+    /// The terminal event has come whole.
+    ended: bool,
 }
 
 enum Form {
@@ -564,9 +567,11 @@ impl Reading {
             Form::Stream(sse, reader) => {
                 let (facts, room, terminal_at) =
                     (&mut self.facts, &mut self.room, &mut self.terminal_at);
+                let ended = &mut self.ended;
                 sse.push(decoded, |event| {
-                    if terminal_at.is_none() && reader.ends(event) {
-                        *terminal_at = Some(event.start);
+                    if reader.ends(event) {
+                        *ended = true;
+                        terminal_at.get_or_insert(event.start);
                     }
                     facts.truncated |= event.oversize;
                     reader.event(event, facts, room);
