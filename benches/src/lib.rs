@@ -14,6 +14,7 @@
 
 pub mod bare;
 pub mod evidence;
+pub mod load;
 pub mod machine;
 pub mod raw;
 pub mod recorder;
