@@ -142,18 +142,24 @@ const URLS: &[&str] = &["contentlocation", "location", "referer", "origin", "lin
 /// Whether a header or parameter of this name holds a credential.
 #[must_use]
 pub fn is_credential_name(name: &str) -> bool {
-    let name = name.to_ascii_lowercase();
-    let bare: String = name.chars().filter(char::is_ascii_alphanumeric).collect();
-    if HARMLESS.contains(&bare.as_str()) {
+    names_credential(name, &bare(name))
+}
+
+/// The same, of a name whose letters and digits are at hand.
+fn names_credential(name: &str, bare: &str) -> bool {
+    if HARMLESS.contains(&bare) {
         return false;
     }
     let last = name
-        .split(|c: char| !c.is_ascii_alphanumeric())
-        .rfind(|word| !word.is_empty())
+        .as_bytes()
+        .rsplit(|b| !b.is_ascii_alphanumeric())
+        .find(|word| !word.is_empty())
         .unwrap_or_default();
-    NAMES.contains(&bare.as_str())
+    NAMES.contains(&bare)
         || ENDS.iter().any(|end| bare.ends_with(end))
-        || WORDS.contains(&last)
+        || WORDS
+            .iter()
+            .any(|word| last.eq_ignore_ascii_case(word.as_bytes()))
 }
 
 /// Parts headers, of a request or a response, into what may be recorded and what must not.
@@ -166,12 +172,13 @@ pub fn split_headers(headers: &[(String, Vec<u8>)]) -> (Vec<(String, String)>, V
     let kept = headers
         .iter()
         .map(|(name, value)| {
-            if is_credential_name(name) || is_credential_value(name, value) {
+            let bare = bare(name);
+            if names_credential(name, &bare) || is_credential_value(&bare, value) {
                 credentials.push(Credential::new(name, value));
                 return (name.clone(), REDACTED.to_owned());
             }
             let value = match std::str::from_utf8(value) {
-                Ok(text) if is_url_header(name) => {
+                Ok(text) if URLS.contains(&bare.as_str()) => {
                     let (url, found) = split_query(text);
                     credentials.extend(found);
                     url
@@ -193,34 +200,32 @@ pub fn kept_bytes(kept: &str) -> Vec<u8> {
         .unwrap_or_else(|| kept.as_bytes().to_vec())
 }
 
+/// The letters and digits of a name, in lower case.
 fn bare(name: &str) -> String {
-    name.chars()
-        .filter(char::is_ascii_alphanumeric)
-        .map(|c| c.to_ascii_lowercase())
-        .collect()
+    let mut bare = String::with_capacity(name.len());
+    bare.extend(
+        name.bytes()
+            .filter(u8::is_ascii_alphanumeric)
+            .map(|b| char::from(b.to_ascii_lowercase())),
+    );
+    bare
 }
 
-fn is_url_header(name: &str) -> bool {
-    URLS.contains(&bare(name).as_str())
-}
-
-/// A challenge starts like the credential that it asks for: `Basic realm="…"`.
-fn is_challenge(name: &str) -> bool {
-    matches!(bare(name).as_str(), "wwwauthenticate" | "proxyauthenticate")
-}
-
-fn is_credential_value(name: &str, value: &[u8]) -> bool {
+/// Whether a value is a credential under the name that has these letters and digits.
+fn is_credential_value(bare: &str, value: &[u8]) -> bool {
     let value = value.trim_ascii();
     let starts = |start: &str| {
         value
             .get(..start.len())
             .is_some_and(|head| head.eq_ignore_ascii_case(start.as_bytes()))
     };
-    if STARTS.iter().any(|start| starts(start)) && !is_challenge(name) {
+    // A challenge starts like the credential that it asks for: `Basic realm="…"`.
+    let challenge = matches!(bare, "wwwauthenticate" | "proxyauthenticate");
+    if STARTS.iter().any(|start| starts(start)) && !challenge {
         return true;
     }
     // Browsers can't set headers on a WebSocket, so keys travel as a subprotocol.
-    bare(name) == "secwebsocketprotocol"
+    bare == "secwebsocketprotocol"
         && String::from_utf8_lossy(value)
             .to_ascii_lowercase()
             .contains("key")

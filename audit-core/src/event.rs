@@ -82,7 +82,8 @@ pub(crate) fn check_name(what: &str, text: &str) -> Result<()> {
     }
 }
 
-fn check_text(what: &str, text: &str) -> Result<()> {
+/// `what` is only put into words for an error: this runs for every text of every event.
+fn check_text(what: impl fmt::Display, text: &str) -> Result<()> {
     if (1..=TEXT_BYTES_MAX).contains(&text.len()) {
         Ok(())
     } else {
@@ -365,7 +366,7 @@ impl Event {
     pub fn check(&self) -> Result<()> {
         for (what, actor) in [("actor", &self.actor), ("on_behalf_of", &self.on_behalf_of)] {
             if let Some(actor) = actor {
-                check_text(&format!("{what}.id"), &actor.id)?;
+                check_text(format_args!("{what}.id"), &actor.id)?;
             }
         }
         if let Some(system) = &self.system {
@@ -398,11 +399,14 @@ impl Event {
         }
         for (name, value) in &self.refs {
             check_name("name of a ref", name)?;
-            check_text(&format!("refs.{name}"), value)?;
+            check_text(format_args!("refs.{name}"), value)?;
         }
         for (name, value) in &self.attributes {
             check_text("name of an attribute", name)?;
-            canonical::check(value, &format!("attributes.{name}"))?;
+            if canonical::check(value, "").is_err() {
+                // Again, with the place in words.
+                canonical::check(value, &format!("attributes.{name}"))?;
+            }
         }
         if self.payloads.len() > PAYLOADS_MAX {
             return Err(Error::invalid(format!(

@@ -19,7 +19,7 @@ pub(crate) fn headers(log: &Log, pairs: &[(String, Vec<u8>)]) -> Kept {
     Kept {
         headers: kept
             .into_iter()
-            .map(|(name, value)| json!([name, value]))
+            .map(|(name, value)| Value::Array(vec![Value::String(name), Value::String(value)]))
             .collect(),
         credentials: fingerprints(log, "header", &found),
     }

@@ -7,32 +7,66 @@ use audit_testkit::time::TestIds;
 use tokio::task::JoinSet;
 
 use crate::Result;
-use crate::load::client::{Call, Caller};
+use crate::load::client::{Answer, Call, Caller};
 use crate::load::latency::{AnyError, Commits, Pairs, runtime};
 use crate::load::table::{Table, above, print, time};
 use crate::load::times::{Timer, Times};
 use crate::load::ways::{DIRECT, GATEWAY, Parties};
 
-/// Pieces of a stream, and the pause between two.
-const PIECES: u64 = 8;
-const PAUSE: Duration = Duration::from_millis(3);
 /// What the gateway may add to the first byte beside one commit.
 const ALLOWED: Duration = Duration::from_millis(2);
+
+/// How streams come.
+struct Shape {
+    name: &'static str,
+    /// Streams at a time.
+    streams: u32,
+    /// Of a stream.
+    pieces: u64,
+    /// Between two pieces.
+    pause: Duration,
+    /// Begun one after the other, evenly over the length of one; else all at once.
+    spread: bool,
+}
+
+const SHAPES: [Shape; 3] = [
+    Shape {
+        name: "one at a time",
+        streams: 1,
+        pieces: 8,
+        pause: Duration::from_millis(3),
+        spread: false,
+    },
+    Shape {
+        name: "50 at a time, begun one after the other",
+        streams: 50,
+        pieces: 25,
+        pause: Duration::from_millis(20),
+        spread: true,
+    },
+    Shape {
+        name: "50 at a time, all begun in the same instant",
+        streams: 50,
+        pieces: 8,
+        pause: Duration::from_millis(3),
+        spread: false,
+    },
+];
 
 /// Measures and prints.
 pub fn stream(dir: &Path, lasts: Duration) -> Result<()> {
     let parties = Parties::start(dir)?;
     let mut commits = Commits::record(dir)?;
-    for streams in [1, 50] {
-        runtime()?.block_on(parallel(&parties, &mut commits, streams, lasts))?;
+    for shape in &SHAPES {
+        runtime()?.block_on(by_turns(&parties, &mut commits, shape, lasts))?;
     }
     parties.gateway.stop()
 }
 
-async fn parallel(
+async fn by_turns(
     parties: &Parties,
     commits: &mut Commits,
-    streams: usize,
+    shape: &Shape,
     lasts: Duration,
 ) -> Result<()> {
     let ways = parties.ways();
@@ -40,9 +74,11 @@ async fn parallel(
     let mut callers = Vec::new();
     for way in &ways {
         let mut those = Vec::new();
-        for _ in 0..streams {
+        for _ in 0..shape.streams {
             let mut caller = Caller::connect(way).await?;
-            caller.succeed(&Call::streamed(&text, 2, PAUSE)?).await?;
+            caller
+                .succeed(&Call::streamed(&text, 2, shape.pause)?)
+                .await?;
             those.push(caller);
         }
         callers.push(those);
@@ -53,26 +89,39 @@ async fn parallel(
     while timer.runs() {
         for (those, seen) in callers.iter_mut().zip(&mut seen) {
             let mut tasks = JoinSet::new();
-            for mut caller in those.drain(..) {
-                let call = Call::streamed(&text, PIECES, PAUSE)?;
+            for (mut caller, number) in those.drain(..).zip(0..) {
+                let (first, second) = (
+                    Call::streamed(&text, shape.pieces, shape.pause)?,
+                    Call::streamed(&text, shape.pieces, shape.pause)?,
+                );
+                let whole = shape.pause * u32::try_from(shape.pieces)?;
+                let wait = shape.spread.then_some(whole * number / shape.streams);
                 tasks.spawn(async move {
-                    let answer = caller.succeed(&call).await?;
-                    Ok::<_, AnyError>((caller, answer))
+                    let Some(wait) = wait else {
+                        let answer = caller.succeed(&first).await?;
+                        return Ok::<_, AnyError>((caller, vec![answer]));
+                    };
+                    tokio::time::sleep(wait).await;
+                    let answers = vec![
+                        caller.succeed(&first).await?,
+                        caller.succeed(&second).await?,
+                    ];
+                    Ok((caller, answers))
                 });
             }
             while let Some(done) = tasks.join_next().await {
-                let (caller, mut answer) = done??;
+                let (caller, answers) = done??;
                 those.push(caller);
-                seen.first.push(answer.first);
-                if let Some(last) = answer.gaps.pop() {
-                    seen.last.push(last);
+                for answer in answers {
+                    seen.add(answer);
                 }
-                seen.gaps.append(&mut answer.gaps);
             }
         }
-        pairs.push(commits.pair()?);
+        for _ in 0..10 {
+            pairs.push(commits.pair()?);
+        }
     }
-    report(&seen, streams, &pairs)
+    report(&seen, shape, &pairs)
 }
 
 /// What came on one way.
@@ -94,9 +143,17 @@ impl Seen {
             last: Times::default(),
         }
     }
+
+    fn add(&mut self, mut answer: Answer) {
+        self.first.push(answer.first);
+        if let Some(last) = answer.gaps.pop() {
+            self.last.push(last);
+        }
+        self.gaps.append(&mut answer.gaps);
+    }
 }
 
-fn report(seen: &[Seen], streams: usize, pairs: &Pairs) -> Result<()> {
+fn report(seen: &[Seen], shape: &Shape, pairs: &Pairs) -> Result<()> {
     let mut table = Table::new([
         "first byte",
         "median",
@@ -132,8 +189,10 @@ fn report(seen: &[Seen], streams: usize, pairs: &Pairs) -> Result<()> {
     }
     let one = &pairs.request;
     print(&format!(
-        "\n## Streams: {streams} at a time, begun together; {PIECES} pieces with {} between; {} streams of each, by turns\n\n{table}",
-        time(PAUSE),
+        "\n## Streams: {}; {} pieces with {} between; {} streams of each, by turns\n\n{table}",
+        shape.name,
+        shape.pieces,
+        time(shape.pause),
         direct.len(),
     ))?;
     let judged = |commit: Duration| {
