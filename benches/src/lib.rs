@@ -5,6 +5,8 @@
 //! - Criterion benches: `tlog`, `append`, `verify`, `seal` (`cargo bench -p benches`).
 //! - The program `figures`, which measures each of them once and prints a table, with storage and memory
 //!   (`cargo run --release -p benches --bin figures`).
+//! - The program `load`, which measures the gateway as processes on loopback (`scripts/load`, see [`load`]), and the
+//!   bench `gateway` for one call.
 //! - What both share: [`workload`], the baselines [`raw`] and [`bare`], [`recorder`], [`evidence`], [`machine`].
 //!
 //! # Out of scope
