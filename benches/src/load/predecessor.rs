@@ -1,7 +1,7 @@
 //! The four figures that the predecessor's README states, beside ours.
 //!
-//! `LLMAuditTrail` v0.1.0 was a prototype in Python, which held its events in memory. Its figures are its own claims:
-//! nothing here ran it.
+//! `LLMAuditTrail` v0.1.0 was a prototype in Python. Its figures are its own claims: nothing here ran it, and how it
+//! came to them isn't known.
 
 use std::path::Path;
 use std::time::Duration;
@@ -74,7 +74,7 @@ pub fn predecessor(dir: &Path, figures: &Figures) -> Result<()> {
     ]);
     print(&format!("\n## Beside the predecessor\n\n{table}"))?;
     print(
-        "The predecessor's column is what its README says (LLMAuditTrail v0.1.0); it was not measured here, and it neither wrote to a disk before it answered nor encrypted.",
+        "The predecessor's column is what its README says (LLMAuditTrail v0.1.0, a prototype in Python); it was not measured here.",
     )
 }
 
