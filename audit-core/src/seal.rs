@@ -1,5 +1,7 @@
 //! Sealing: field commitments, compression, encryption (`docs/format.md` §4).
 
+use std::collections::BTreeMap;
+
 use rs_merkle::{Hasher, MerkleTree};
 use serde_json::Value;
 use sha2::{Digest as _, Sha256};
@@ -81,12 +83,36 @@ impl Commitments<'_> {
 /// The commitment to a field's value under its salt.
 #[must_use]
 pub fn commitment(salt: &[u8; 32], name: &str, value: &[u8]) -> Digest {
-    let mut hash = Sha256::new();
-    hash.update(label("field"));
-    hash.update(salt);
-    hash.update(lp(name.as_bytes()));
+    let mut hash = CommitmentHasher::new(salt, name);
     hash.update(value);
-    Hex(hash.finalize().into())
+    hash.finish()
+}
+
+/// The commitment to a field's value that comes in pieces.
+#[derive(Debug, Clone)]
+pub struct CommitmentHasher(Sha256);
+
+impl CommitmentHasher {
+    /// For the field of this name, which has less than 65,536 bytes, under its salt.
+    #[must_use]
+    pub fn new(salt: &[u8; 32], name: &str) -> Self {
+        let mut hash = Sha256::new();
+        hash.update(label("field"));
+        hash.update(salt);
+        hash.update(lp(name.as_bytes()));
+        Self(hash)
+    }
+
+    /// The next piece of the value.
+    pub fn update(&mut self, piece: &[u8]) {
+        self.0.update(piece);
+    }
+
+    /// The commitment.
+    #[must_use]
+    pub fn finish(self) -> Digest {
+        Hex(self.0.finalize().into())
+    }
 }
 
 /// The fields of a content with their values, payloads apart, not sorted.
@@ -279,16 +305,28 @@ impl Opened {
     ///
     /// [`ErrorKind::NotFound`](crate::ErrorKind::NotFound) if the event has no such field.
     pub fn disclose(&self, name: &str) -> Result<DisclosedField> {
+        self.disclosures(&|field| field == name)?
+            .pop()
+            .ok_or_else(|| Error::not_found(format!("the event has no field {name:?}")))
+    }
+
+    /// Discloses every field whose name `keep` takes, in the order of the field tree.
+    ///
+    /// # Errors
+    ///
+    /// [`ErrorKind::Invalid`](crate::ErrorKind::Invalid) if the content can't be written as JSON.
+    pub fn disclosures(&self, keep: &dyn Fn(&str) -> bool) -> Result<Vec<DisclosedField>> {
         let commitments = Commitments {
             secret: &self.secret,
         };
-        let mut value = None;
+        let mut values = BTreeMap::new();
         let mut committed = Vec::new();
         let mut add = |field: String, bytes: &[u8]| {
-            if field == name {
-                value = Some(bytes.to_vec());
+            if keep(&field) {
+                values.insert(field.clone(), bytes.to_vec());
             }
-            committed.push((field.clone(), commitments.of(&field, bytes)));
+            let commitment = commitments.of(&field, bytes);
+            committed.push((field, commitment));
         };
         for (field, bytes) in content_fields(&Content::of(&self.event))? {
             add(field, &bytes);
@@ -296,27 +334,22 @@ impl Opened {
         for payload in &self.event.payloads {
             add(format!("payloads/{}", payload.name), &payload.bytes);
         }
-        let value =
-            value.ok_or_else(|| Error::not_found(format!("the event has no field {name:?}")))?;
         let tree = FieldTree::new(committed);
-        let position = tree
-            .names
-            .iter()
-            .position(|n| n == name)
-            .expect("the field was just put into the tree");
-        Ok(DisclosedField {
-            name: name.to_owned(),
-            position: position as u64,
-            proof: tree
-                .tree
-                .proof(&[position])
-                .proof_hashes()
-                .iter()
-                .map(|h| Hex(*h))
-                .collect(),
-            salt: Hex(*commitments.salt(name)),
-            value,
-        })
+        let mut disclosed = Vec::with_capacity(values.len());
+        for (position, name) in tree.names.iter().enumerate() {
+            let Some(value) = values.remove(name) else {
+                continue;
+            };
+            let proof = tree.tree.proof(&[position]);
+            disclosed.push(DisclosedField {
+                name: name.clone(),
+                position: position as u64,
+                proof: proof.proof_hashes().iter().map(|h| Hex(*h)).collect(),
+                salt: Hex(*commitments.salt(name)),
+                value,
+            });
+        }
+        Ok(disclosed)
     }
 }
 

@@ -9,7 +9,7 @@ use audit_core::token::Token;
 use audit_tlog::tile::Tile;
 use uuid::Uuid;
 
-/// A log to verify: a store seen through a read handle, or an evidence bundle. Nothing in it is trusted.
+/// A log to verify: a store seen through a read handle, or a log export. Nothing in it is trusted.
 ///
 /// Each method answers as the method of the same name of `audit_core::store::ReadStore`.
 ///
@@ -35,7 +35,7 @@ pub trait Evidence {
     /// Entries in the log. Asked again when something of a later size turns up, since a live store may have grown.
     fn size(&self) -> Result<u64>;
 
-    /// Whether the stored parts came along; an evidence bundle may be without them.
+    /// Whether the stored parts came along; a log export may be without them.
     fn has_parts(&self) -> bool {
         true
     }

@@ -4,9 +4,10 @@
 //! # In scope
 //!
 //! - [`verify`]: one walk over all [`Evidence`] under a [`Policy`], which ends in a [`Verdict`].
-//! - [`bundle`]: a log in one file, written from a store and read as evidence.
+//! - [`bundle`]: the export of a whole log in one file, written from a store and read as evidence.
+//! - [`evidence_bundle`]: some entries of a log with their disclosed content and what proves both, in one file.
 //! - [`proof`]: one entry under a signed checkpoint.
-//! - The program `audit-verify` over both.
+//! - The program `audit-verify` over all of these.
 //!
 //! # Out of scope
 //!
@@ -71,6 +72,7 @@ pub mod bundle;
 mod checkpoints;
 mod content;
 mod evidence;
+pub mod evidence_bundle;
 mod keys;
 mod policy;
 mod runs;

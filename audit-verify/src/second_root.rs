@@ -8,7 +8,7 @@ const CHUNK: usize = 1 << 16;
 
 /// RFC 6962 hashing for `rs_merkle`; nothing of `audit_tlog` is used, since it is what is being checked.
 #[derive(Clone, Debug)]
-struct Rfc6962;
+pub(crate) struct Rfc6962;
 
 impl Hasher for Rfc6962 {
     type Hash = [u8; 32];

@@ -64,10 +64,28 @@ pub enum Check {
     Gaps,
     /// The last published record is as young as the policy asks for.
     Fresh,
+    /// The container of an evidence bundle is written in the one way that there is.
+    Container,
+    /// What an evidence bundle says of itself.
+    Manifest,
+    /// The checkpoints of an evidence bundle extend each other.
+    Consistency,
+    /// The inclusion proof of each entry of an evidence bundle.
+    Inclusion,
+    /// The proofs of many entries at once, by another implementation.
+    MultiProof,
+    /// The disclosed fields are those that the entries commit to.
+    Disclosed,
+    /// The disclosed payloads are those that the entries commit to.
+    Payloads,
+    /// Each entry of an evidence bundle is one that its query asks for.
+    Query,
+    /// The entries of an evidence bundle are all that its query asks for.
+    Completeness,
 }
 
 impl Check {
-    /// Every check, in the order of a report.
+    /// Every check of a log, in the order of a report.
     pub const ALL: [Self; 22] = [
         Self::Engine,
         Self::Index,
@@ -91,6 +109,28 @@ impl Check {
         Self::Content,
         Self::Gaps,
         Self::Fresh,
+    ];
+
+    /// Every check of an evidence bundle, in the order of a report.
+    pub const EVIDENCE_BUNDLE: [Self; 18] = [
+        Self::Container,
+        Self::Manifest,
+        Self::Entry,
+        Self::Checkpoints,
+        Self::Consistency,
+        Self::Remembered,
+        Self::Inclusion,
+        Self::MultiProof,
+        Self::Identity,
+        Self::Runs,
+        Self::Signatures,
+        Self::Heads,
+        Self::Recorded,
+        Self::Disclosed,
+        Self::Payloads,
+        Self::Query,
+        Self::Completeness,
+        Self::Mac,
     ];
 
     /// Its name.
@@ -119,6 +159,15 @@ impl Check {
             Self::Content => "content",
             Self::Gaps => "gaps",
             Self::Fresh => "fresh",
+            Self::Container => "container",
+            Self::Manifest => "manifest",
+            Self::Consistency => "consistency",
+            Self::Inclusion => "inclusion",
+            Self::MultiProof => "multi_proof",
+            Self::Disclosed => "disclosed",
+            Self::Payloads => "payloads",
+            Self::Query => "query",
+            Self::Completeness => "completeness",
         }
     }
 
@@ -126,13 +175,25 @@ impl Check {
     fn unit(self) -> &'static str {
         match self {
             Self::Engine => "engines",
-            Self::Index | Self::Entry | Self::Columns | Self::Recorded | Self::Mac => "entries",
+            Self::Index
+            | Self::Entry
+            | Self::Columns
+            | Self::Recorded
+            | Self::Mac
+            | Self::Inclusion
+            | Self::MultiProof
+            | Self::Query
+            | Self::Completeness => "entries",
             Self::Tokens => "token sets",
             Self::Parts => "stored parts",
             Self::Tiles => "tiles",
             Self::Checkpoints | Self::Root | Self::Remembered => "checkpoints",
             Self::SecondRoot => "leaves",
-            Self::Identity => "statements",
+            Self::Identity | Self::Manifest => "statements",
+            Self::Container => "members",
+            Self::Consistency => "proofs",
+            Self::Disclosed => "fields",
+            Self::Payloads => "payloads",
             Self::Runs => "runs",
             Self::Signatures => "signatures",
             Self::Heads => "heads",
@@ -303,17 +364,13 @@ pub struct Verdict {
     pub(crate) counts: Counts,
     pub(crate) open_runs: Vec<Uuid>,
     pub(crate) open_runs_total: u64,
-    tallies: [Tally; Check::ALL.len()],
+    /// The checks that this verdict is made of.
+    scope: &'static [Check],
+    /// Of each check in `scope`, in its order.
+    tallies: Vec<Tally>,
     findings: Vec<Finding>,
     undecided: Vec<String>,
     notices: Vec<String>,
-}
-
-fn slot(check: Check) -> usize {
-    Check::ALL
-        .iter()
-        .position(|c| *c == check)
-        .expect("the list has every check")
 }
 
 fn push_capped(list: &mut Vec<String>, text: String) {
@@ -399,6 +456,11 @@ pub(crate) fn plain(text: &str) -> String {
 
 impl Verdict {
     pub(crate) fn new(origin: &str, vkey: String) -> Self {
+        Self::of(&Check::ALL, origin, vkey)
+    }
+
+    /// A verdict that is made of these checks.
+    pub(crate) fn of(scope: &'static [Check], origin: &str, vkey: String) -> Self {
         Self {
             origin: origin.to_owned(),
             vkey,
@@ -408,11 +470,18 @@ impl Verdict {
             counts: Counts::default(),
             open_runs: Vec::new(),
             open_runs_total: 0,
-            tallies: Default::default(),
+            scope,
+            tallies: vec![Tally::default(); scope.len()],
             findings: Vec::new(),
             undecided: Vec::new(),
             notices: Vec::new(),
         }
+    }
+
+    /// Names the log and the key, where they are known only later.
+    pub(crate) fn name(&mut self, origin: &str, vkey: String) {
+        origin.clone_into(&mut self.origin);
+        self.vkey = vkey;
     }
 
     /// The verdict over evidence that could not even be opened: contradicted if it is corrupt, else undecided.
@@ -423,11 +492,19 @@ impl Verdict {
         verdict
     }
 
+    fn slot(&self, check: Check) -> usize {
+        self.scope
+            .iter()
+            .position(|c| *c == check)
+            .expect("a verdict is asked for its own checks alone")
+    }
+
     pub(crate) fn not_opened(&mut self, error: &Error) {
         self.failed_read(Check::Index, error);
-        for check in Check::ALL {
+        for check in self.scope {
+            let check = *check;
             // The engine may have answered all the same.
-            if self.tallies[slot(check)].population == 0 {
+            if self.tallies[self.slot(check)].population == 0 {
                 self.not_checked(check, "the evidence could not be opened");
             }
         }
@@ -439,7 +516,8 @@ impl Verdict {
 
     /// A finding that may only follow from another, if `follows`.
     pub(crate) fn found(&mut self, check: Check, index: Option<u64>, message: &str, follows: bool) {
-        let tally = &mut self.tallies[slot(check)];
+        let slot = self.slot(check);
+        let tally = &mut self.tallies[slot];
         tally.findings += 1;
         tally.first_index = match (tally.first_index, index) {
             (Some(a), Some(b)) => Some(a.min(b)),
@@ -465,14 +543,13 @@ impl Verdict {
     }
 
     pub(crate) fn count(&mut self, check: Check, n: u64) {
-        self.tallies[slot(check)].population += n;
+        let slot = self.slot(check);
+        self.tallies[slot].population += n;
     }
 
     pub(crate) fn not_checked(&mut self, check: Check, why: impl Into<String>) {
-        push_capped(
-            &mut self.tallies[slot(check)].not_checked,
-            plain(&why.into()),
-        );
+        let slot = self.slot(check);
+        push_capped(&mut self.tallies[slot].not_checked, plain(&why.into()));
     }
 
     pub(crate) fn undecide(&mut self, why: impl Into<String>) {
@@ -494,6 +571,8 @@ impl Verdict {
 
     /// Puts the findings into the order of their indexes, those that may follow from others last.
     pub(crate) fn finish(&mut self) {
+        let scope = self.scope;
+        let slot = |check| scope.iter().position(|c| *c == check);
         self.findings
             .sort_by_key(|f| (f.follows, f.index.unwrap_or(u64::MAX), slot(f.check)));
     }
@@ -580,10 +659,21 @@ impl Verdict {
         &self.open_runs
     }
 
-    /// How one check ended.
+    /// How one check ended; one that is none of this verdict's was not done.
     #[must_use]
     pub fn check(&self, check: Check) -> CheckReport {
-        let tally = &self.tallies[slot(check)];
+        let tally = self
+            .scope
+            .iter()
+            .zip(&self.tallies)
+            .find(|(c, _)| **c == check)
+            .map_or_else(
+                || Tally {
+                    not_checked: vec!["not one of this verdict's checks".to_owned()],
+                    ..Tally::default()
+                },
+                |(_, tally)| tally.clone(),
+            );
         let result = if tally.findings > 0 {
             CheckResult::Failed {
                 first_index: tally.first_index,
@@ -600,14 +690,14 @@ impl Verdict {
             check,
             result,
             population: tally.population,
-            not_checked: tally.not_checked.clone(),
+            not_checked: tally.not_checked,
         }
     }
 
     /// How every check ended.
     #[must_use]
     pub fn checks(&self) -> Vec<CheckReport> {
-        Check::ALL.into_iter().map(|c| self.check(c)).collect()
+        self.scope.iter().map(|c| self.check(*c)).collect()
     }
 
     /// Entries that no checkpoint commits to yet; `None` if that can't be said, because the walk stopped or a root is

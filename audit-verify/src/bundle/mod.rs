@@ -1,4 +1,6 @@
-//! The evidence bundle: a log in one file (`docs/bundle.md`).
+//! The log export: a whole log in one file (`docs/export.md`).
+//!
+//! The module and the header's string are called *bundle*; they are older than [`evidence_bundle`](crate::evidence_bundle).
 
 mod reader;
 mod writer;
@@ -28,7 +30,7 @@ pub const PARTS_BYTES_MAX: u64 = 1 << 30;
 /// Bytes of one piece of the stored parts: 65,536 characters of base64.
 const PIECE_BYTES: usize = 49_152;
 
-// The members of every struct below stand in the order of docs/bundle.md.
+// The members of every struct below stand in the order of docs/export.md.
 
 /// What a bundle says of itself.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]

@@ -12,6 +12,7 @@
 )]
 
 mod bundles;
+mod evidence_bundles;
 mod forgers;
 mod growing;
 mod honest;

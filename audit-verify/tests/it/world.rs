@@ -545,3 +545,15 @@ pub(crate) fn other() -> &'static World {
     static WORLD: OnceLock<World> = OnceLock::new();
     WORLD.get_or_init(|| make("log.example/other", &[7, 3]))
 }
+
+/// Another log of the same name, by somebody who has other keys.
+pub(crate) fn forger() -> &'static World {
+    static WORLD: OnceLock<World> = OnceLock::new();
+    WORLD.get_or_init(|| make(ORIGIN, &[7, 3]))
+}
+
+/// A log of more than 1,024 entries.
+pub(crate) fn long() -> &'static World {
+    static WORLD: OnceLock<World> = OnceLock::new();
+    WORLD.get_or_init(|| make(ORIGIN, &[12, 1020]))
+}
