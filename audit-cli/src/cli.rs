@@ -41,7 +41,9 @@ pub(crate) enum Command {
     Verify(VerifyArgs),
     /// Write the proof that an event is in the log (C2SP tlog-proof)
     Prove(ProveArgs),
-    /// Write the log as an evidence bundle, which `audit-verify` checks without this host
+    /// Write an evidence bundle: some entries, their content, and what proves both, for whoever has the public key
+    Bundle(BundleArgs),
+    /// Write the whole log, still encrypted, into one file, which `audit-verify` checks without this host
     Export(ExportArgs),
     /// Print the latest signed checkpoint
     Checkpoint,
@@ -235,9 +237,41 @@ pub(crate) struct ProveArgs {
 }
 
 #[derive(Debug, Args)]
+#[command(group = clap::ArgGroup::new("what").required(true).multiple(true).args(["session", "from", "to", "event"]))]
+pub(crate) struct BundleArgs {
+    /// The events of this session
+    #[arg(long, value_name = "ID")]
+    pub(crate) session: Option<String>,
+    /// Events at or after this time (RFC 3339, or a duration back from now: 90s, 15m, 2h, 7d)
+    #[arg(long, value_name = "TIME")]
+    pub(crate) from: Option<String>,
+    /// Events before this time
+    #[arg(long, value_name = "TIME")]
+    pub(crate) to: Option<String>,
+    /// This event, by its id or leaf index; can be given several times, without the others
+    #[arg(long, value_name = "ID", conflicts_with_all = ["session", "from", "to"])]
+    pub(crate) event: Vec<String>,
+    /// Withhold a field, for example subject, payloads/request or attributes/gen_ai.*; can be given several times
+    #[arg(long, value_name = "FIELD")]
+    pub(crate) redact: Vec<String>,
+    /// Disclose this field and no other; can be given several times
+    #[arg(long, value_name = "FIELD")]
+    pub(crate) only: Vec<String>,
+    /// An earlier signed checkpoint, which the log is shown to extend; can be given several times
+    #[arg(long, value_name = "FILE")]
+    pub(crate) since_checkpoint: Vec<PathBuf>,
+    /// The file to write
+    #[arg(short = 'o', long, value_name = "FILE")]
+    pub(crate) output: PathBuf,
+    /// Replace the file if it is there
+    #[arg(long)]
+    pub(crate) force: bool,
+}
+
+#[derive(Debug, Args)]
 pub(crate) struct ExportArgs {
     /// The file to write; it must not exist
-    #[arg(value_name = "BUNDLE")]
+    #[arg(value_name = "FILE")]
     pub(crate) bundle: PathBuf,
     /// Leave the encrypted content out: smaller, and the verifier says that it didn't check it
     #[arg(long)]

@@ -44,6 +44,7 @@
 //! Flat in the number of entries, apart from 32 bytes per 65,536 entries with `full`. About 150 bytes (300 with the
 //! auditor key while it is open) are kept per writer run, and about 150 per data key; the stored parts of the largest
 //! event are held at once. [`bundle::Reader`] keeps 8 bytes per 256 entries and 24 per 256 keys.
+//! [`evidence_bundle::verify_bundle`] says what it keeps itself.
 //!
 //! # Example
 //!

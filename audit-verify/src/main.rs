@@ -1,4 +1,4 @@
-//! `audit-verify`: verifies an evidence bundle or a proof, without network and without the operator's word.
+//! `audit-verify`: verifies a log export, an evidence bundle or a proof, without network and without the operator's word.
 
 use std::ffi::OsString;
 use std::fs::File;
@@ -17,6 +17,7 @@ use audit_tlog::Hash;
 use audit_tlog::hash::leaf_hash;
 use audit_tlog::note::{NOTE_LEN_MAX, VerifierKey};
 use audit_tlog::tlog_proof::{PROOF_LEN_MAX, TlogProof};
+use audit_verify::evidence_bundle::{BundlePolicy, verify_bundle};
 use audit_verify::{Policy, Progress, Stage, Verdict, bundle, printable, verify};
 use lexopt::prelude::*;
 
@@ -24,12 +25,13 @@ const HELP: &str = "\
 Verifies evidence of an audit log, offline.
 
 usage:
-  audit-verify log BUNDLE --vkey VKEY|@FILE [options]
+  audit-verify log EXPORT --vkey VKEY|@FILE [options]
+  audit-verify bundle BUNDLE [--vkey VKEY|@FILE] [options]
   audit-verify proof FILE.tlog-proof --entry FILE --vkey VKEY|@FILE
   audit-verify keygen PRIVATE-FILE PUBLIC-FILE [--no-passphrase]
 
-log: verifies an evidence bundle
-  --vkey VKEY|@FILE      the log's public key, as text or in a file; never from the bundle
+log: verifies a whole log, as `audit-trail export` writes it
+  --vkey VKEY|@FILE      the log's public key, as text or in a file; never from the export
   --opened HASH          the leaf hash of the log's first entry, 64 hexadecimal digits, as its making printed it; fixes
                          the writer keys
   --auditor-key FILE     the auditor's private key; checks the MAC chains of all runs
@@ -40,6 +42,11 @@ log: verifies an evidence bundle
   --full                 compute the root a second time, with another implementation
   --no-parts             don't read the stored parts
   --json                 the verdict as JSON
+
+bundle: verifies an evidence bundle, some entries of a log with their disclosed content
+  --vkey VKEY|@FILE      the log's public key; without it the one in the bundle is used, and nothing is decided (2)
+  --opened HASH, --auditor-key FILE, --checkpoint FILE, --json
+                         as above; a checkpoint is compared with the one of the same size in the bundle
 
 proof: verifies that a signed checkpoint commits to an entry, whose exact bytes are in FILE
 
@@ -135,6 +142,7 @@ fn run() -> Result<u8> {
     let mut args = lexopt::Parser::from_env();
     match args.next()? {
         Some(Value(command)) if command == "log" => log(&mut args),
+        Some(Value(command)) if command == "bundle" => evidence_bundle(&mut args),
         Some(Value(command)) if command == "proof" => proof(&mut args),
         Some(Value(command)) if command == "keygen" => keygen(&mut args),
         Some(Short('h') | Long("help")) => print(HELP).map(|()| 0),
@@ -237,7 +245,7 @@ fn log(args: &mut lexopt::Parser) -> Result<u8> {
     let mut remembered = Vec::new();
     while let Some(arg) = args.next()? {
         match arg {
-            Value(value) => once(&mut path, PathBuf::from(value), "BUNDLE")?,
+            Value(value) => once(&mut path, PathBuf::from(value), "EXPORT")?,
             Long("vkey") => once(&mut key, vkey(args.value()?)?, "--vkey")?,
             Long("opened") => once(&mut opened, leaf(&args.value()?)?, "--opened")?,
             Long("auditor-key") => {
@@ -263,7 +271,7 @@ fn log(args: &mut lexopt::Parser) -> Result<u8> {
             other => return Err(other.unexpected().into()),
         }
     }
-    let path = needed(path, "BUNDLE")?;
+    let path = needed(path, "EXPORT")?;
     let vkey = needed(key, "--vkey")?;
     let auditor = auditor.map(|path| auditor_key(&path)).transpose()?;
     let mut policy = Policy::public(vkey, System.now());
@@ -276,7 +284,7 @@ fn log(args: &mut lexopt::Parser) -> Result<u8> {
     policy.fresh_within = fresh_within;
     policy.unpublished_max = unpublished_max.unwrap_or(policy.unpublished_max);
     let file =
-        File::open(&path).map_err(|e| Failure::of(&format!("bundle {}", path.display()), &e))?;
+        File::open(&path).map_err(|e| Failure::of(&format!("export {}", path.display()), &e))?;
     let verdict = match bundle::Reader::open(file) {
         Ok(evidence) => {
             let mut line = ProgressLine::default();
@@ -286,6 +294,39 @@ fn log(args: &mut lexopt::Parser) -> Result<u8> {
         }
         Err(e) => Verdict::unreadable(&policy, &e),
     };
+    if json {
+        print(&format!("{}\n", verdict.to_json()))?;
+    } else {
+        print(&verdict.to_string())?;
+    }
+    Ok(verdict.exit_code())
+}
+
+fn evidence_bundle(args: &mut lexopt::Parser) -> Result<u8> {
+    let (mut path, mut auditor, mut json) = (None, None, false);
+    let mut policy = BundlePolicy::default();
+    while let Some(arg) = args.next()? {
+        match arg {
+            Value(value) => once(&mut path, PathBuf::from(value), "BUNDLE")?,
+            Long("vkey") => once(&mut policy.vkey, vkey(args.value()?)?, "--vkey")?,
+            Long("opened") => once(&mut policy.opened, leaf(&args.value()?)?, "--opened")?,
+            Long("auditor-key") => {
+                once(&mut auditor, PathBuf::from(args.value()?), "--auditor-key")?;
+            }
+            Long("checkpoint") => {
+                policy
+                    .remembered
+                    .push(read(Path::new(&args.value()?), "checkpoint", NOTE_LEN_MAX)?)
+            }
+            Long("json") => json = true,
+            other => return Err(other.unexpected().into()),
+        }
+    }
+    let path = needed(path, "BUNDLE")?;
+    policy.auditor = auditor.map(|path| auditor_key(&path)).transpose()?;
+    let file =
+        File::open(&path).map_err(|e| Failure::of(&format!("bundle {}", path.display()), &e))?;
+    let verdict = verify_bundle(file, &policy);
     if json {
         print(&format!("{}\n", verdict.to_json()))?;
     } else {

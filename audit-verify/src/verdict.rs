@@ -364,6 +364,8 @@ pub struct Verdict {
     pub(crate) counts: Counts,
     pub(crate) open_runs: Vec<Uuid>,
     pub(crate) open_runs_total: u64,
+    /// Where the key comes from, if not from the policy; for people.
+    pub(crate) vkey_from: &'static str,
     /// The checks that this verdict is made of.
     scope: &'static [Check],
     /// Of each check in `scope`, in its order.
@@ -470,6 +472,7 @@ impl Verdict {
             counts: Counts::default(),
             open_runs: Vec::new(),
             open_runs_total: 0,
+            vkey_from: "",
             scope,
             tallies: vec![Tally::default(); scope.len()],
             findings: Vec::new(),
@@ -832,7 +835,7 @@ impl Verdict {
         };
         writeln!(f, "{headline}")?;
         writeln!(f, "log         {}", self.origin)?;
-        writeln!(f, "public key  {}", self.vkey)?;
+        writeln!(f, "public key  {}{}", self.vkey, self.vkey_from)?;
         match &self.covered {
             Some(c) => {
                 let from = if c.remembered { ", remembered" } else { "" };

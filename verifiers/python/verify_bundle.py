@@ -16,12 +16,13 @@ import json
 import pathlib
 import re
 import sys
+import types
 
 from cryptography.exceptions import InvalidSignature
 from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PublicKey
 
 README_SHA256 = "45e433a8fef3a37cd0216a3346abe83d4b9fd1f0c9958f52b75d6e28fe67d7bb"  # of README-1.txt
-LIMITS_SHA256 = "0ffb2941d8046214bb8635910918288ff8bcd9bf5beeb14ec7b3e6952329ef10"  # of LIMITS-1.txt
+LIMITS_SHA256 = "f161c29714d08a3d6388e57bbd8f0326687370e00c99b7d8ff797a7ce142d529"  # of LIMITS-1.txt
 INTEGER_MAX = 2**53 - 1
 MIB = 1 << 20
 
@@ -53,6 +54,10 @@ def decode(data, place):
 
 def integer(x):
     return type(x) is int and 0 <= x <= INTEGER_MAX
+
+
+def one(x):
+    return integer(x) and x == 1
 
 
 def matching(pattern):
@@ -97,6 +102,7 @@ def string(low, high):
     return lambda x: isinstance(x, str) and low <= len(x.encode()) <= high
 
 
+TEXT = string(0, 1 << 30)
 HEX = matching("[0-9a-f]{64}")
 UUID = matching("[0-9a-f]{8}-[0-9a-f]{4}-[0-9a-f]{4}-[0-9a-f]{4}-[0-9a-f]{12}")
 NAME = matching("[a-z0-9_.]{1,64}")
@@ -264,7 +270,7 @@ def decode_entry(text, place):
     check(len(data) <= 65535, f"{place}: entry is too long")
     entry = members(decode(data, place), place, {
         "epoch": integer, "event": UUID, "kind": NAME, "mac": HEX, "recorded": time, "run": UUID, "seq": integer,
-        "time": time, "v": lambda v: type(v) is int and v == 1,
+        "time": time, "v": one,
     }, {
         "content": lambda c: is_object(c, {"fields": lambda n: integer(n) and 1 <= n <= 4096, "length": integer,
                                            "root": HEX, "sha256": HEX, "stored": integer}),
@@ -407,8 +413,8 @@ HASHES = array(HEX)
 def read_manifest(data):
     m = members(decode(data, "manifest.json"), "manifest.json", {
         "bundle": lambda b: b == "audit-trail-evidence/1", "counts": lambda c: is_object(c, dict.fromkeys(COUNTS, integer)),
-        "members": array(lambda x: is_object(x, {"name": lambda n: isinstance(n, str), "sha256": HEX, "size": integer})),
-        "origin": lambda o: isinstance(o, str), "query_text": lambda t: isinstance(t, str), "root": HEX, "size": integer,
+        "members": array(lambda x: is_object(x, {"name": TEXT, "sha256": HEX, "size": integer})),
+        "origin": TEXT, "query_text": TEXT, "root": HEX, "size": integer,
         "query": lambda q: is_object(q, {}, {"events": array(UUID, 1, 1000), "from": time, "session": string(1, 256),
                                              "to": time}), **PATTERNS})
     query = m["query"]
@@ -474,200 +480,227 @@ def read_field(field, entry, index, container, place):
     return value, committed
 
 
-def verify(data, policy):
-    """Returns what was checked, in words; raises Contradiction or Undecided."""
+def read_front(data):
+    """The members before the payloads, each decoded or under its own name, and the container behind them."""
     begin = b'{"bundle":"audit-trail-evidence/'
     if data[512:512 + len(begin)] != begin:
         raise Undecided("the file is no evidence bundle")
     if data[512 + len(begin):512 + len(begin) + 2] != b'1"':
         raise Undecided("the bundle is of another version than 1")
     check(len(data) <= 1 << 40, "the file is too long")
-    undecided, notes_on = [], []
-    container = Members(data)
-    m = read_manifest(container.take("manifest.json", MIB))
-    size, root, query, counts = m["size"], bytes.fromhex(m["root"]), m["query"], dict.fromkeys(COUNTS, 0)
+    front = types.SimpleNamespace(container=Members(data))
+    take = front.container.take
+    front.manifest = m = read_manifest(take("manifest.json", MIB))
     for name, head, body in ("README.txt", readme, README_SHA256), ("LIMITS.txt", limits, LIMITS_SHA256):
-        check(is_text(container.take(name, 64 << 10), head(m), body), f"{name} is not the text that manifest.json gives")
-    keys = members(decode(container.take("keys.json", MIB), "keys.json"), "keys.json", {
-        "keys": array(lambda k: is_object(k, PUBLIC)), "opened": HEX, "origin": lambda o: isinstance(o, str),
-        "v": lambda v: type(v) is int and v == 1, "vkey": lambda v: isinstance(v, str)})
-    notes = read_checkpoints(container)
-    consistency = members(decode(container.take("consistency.json", MIB), "consistency.json"), "consistency.json", {
-        "v": lambda v: type(v) is int and v == 1,
-        "proofs": array(lambda p: is_object(p, {"hashes": HASHES, "new_size": integer, "old_size": integer}))})
-    entries, multi, disclosures = (container.take(name, 8 << 30)
-                                   for name in ("entries.jsonl", "multiproofs.jsonl", "disclosures.jsonl"))
-    check(m["members"] == [{"name": n, "sha256": sha256(d).hex(), "size": len(d)} for n, d in container.all[1:container.at]],
-          "a member is not the one that manifest.json lists")
+        check(is_text(take(name, 64 << 10), head(m), body), f"{name} is not the text that manifest.json gives")
+    front.keys = members(decode(take("keys.json", MIB), "keys.json"), "keys.json", {
+        "keys": array(lambda k: is_object(k, PUBLIC)), "opened": HEX, "origin": TEXT, "v": one, "vkey": TEXT})
+    front.notes = read_checkpoints(front.container)
+    front.consistency = members(decode(take("consistency.json", MIB), "consistency.json"), "consistency.json", {
+        "v": one, "proofs": array(lambda p: is_object(p, {"hashes": HASHES, "new_size": integer, "old_size": integer}))})
+    lines = {n: take(n, 8 << 30) for n in ("entries.jsonl", "multiproofs.jsonl", "disclosures.jsonl")}
+    there = [{"name": n, "sha256": sha256(d).hex(), "size": len(d)} for n, d in front.container.all[1:front.container.at]]
+    check(m["members"] == there, "a member is not the one that manifest.json lists")
+    front.entries = read_lines(lines["entries.jsonl"], "entries.jsonl", 262144, {
+        "entry": TEXT, "index": integer, "matched": lambda x: isinstance(x, bool), "proof": HASHES})
+    front.multi = read_lines(lines["multiproofs.jsonl"], "multiproofs.jsonl", 4 * MIB, {
+        "count": integer, "hashes": HASHES})
+    front.disclosures = read_lines(lines["disclosures.jsonl"], "disclosures.jsonl", 32 * MIB, {
+        "event": UUID, "fields": lambda x: isinstance(x, list), "index": integer, "v": one}, {"destroyed": integer})
+    return front
 
-    # The key: from the verifier's side, or nothing is decided.
-    stated = parse_vkey(keys["vkey"], "keys.json")
-    key = policy.key or stated
-    if not policy.key:
-        undecided.append("keys taken from the bundle: no public key was given")
-    counts["checkpoints"] = len(notes)
-    signed, foreign = {}, []
-    for noted_size, note in notes:
-        opened = open_checkpoint(note, key, f"checkpoints/{noted_size}")
+
+def check_checkpoints(front, key, kept, undecided):
+    """The roots of the checkpoints that the key signed, by size, and the sizes of those that others signed."""
+    signed, foreign, m = {}, [], front.manifest
+    for size, note in front.notes:
+        opened = open_checkpoint(note, key, f"checkpoints/{size}")
         if opened is None:
-            foreign.append(noted_size)
+            foreign.append(size)
         else:
-            check(opened[0] == noted_size, f"checkpoints/{noted_size} is of size {opened[0]}")
-            signed[noted_size] = opened[1]
-    check(notes[-1][0] == size and signed.get(size, root) == root, "manifest.json has another size or root")
-    pairs = list(zip(notes, notes[1:]))
-    check([(p["old_size"], p["new_size"]) for p in consistency["proofs"]] == [(a[0], b[0]) for a, b in pairs],
+            check(opened[0] == size, f"checkpoints/{size} is of size {opened[0]}")
+            signed[size] = opened[1]
+    check(front.notes[-1][0] == m["size"] and signed.get(m["size"], bytes.fromhex(m["root"])).hex() == m["root"],
+          "manifest.json has another size or root than the greatest checkpoint")
+    proofs = front.consistency["proofs"]
+    check([(p["old_size"], p["new_size"]) for p in proofs] == [(a[0], b[0]) for a, b in zip(front.notes, front.notes[1:])],
           "consistency.json has not one proof from each checkpoint to the next")
-    for proof in consistency["proofs"]:
-        old, new = proof["old_size"], proof["new_size"]
+    for old, new, hashes in ((p["old_size"], p["new_size"], unhex(p["hashes"])) for p in proofs):
         if old in signed and new in signed:
-            extends(old, new, signed[old], signed[new], unhex(proof["hashes"]), "consistency.json")
-    for kept in policy.kept:
+            extends(old, new, signed[old], signed[new], hashes, "consistency.json")
+    for note in kept:
         try:
-            opened = open_checkpoint(kept, key, "the kept checkpoint")
-        except Contradiction as e:
-            opened = undecided.append(str(e))
+            opened = open_checkpoint(note, key, "the kept checkpoint")
+        except Contradiction:
+            opened = None
         if opened is None:
             undecided.append("a kept checkpoint is none of this log's")
         elif opened[0] not in signed:
             undecided.append(f"the bundle has no checkpoint over {opened[0]} entries to compare the kept one with")
         else:
             check(signed[opened[0]] == opened[1], f"the kept checkpoint over {opened[0]} entries has another root")
+    return signed, foreign
 
-    # The entries, and side by side what belongs to them.
-    multi = read_lines(multi, "multiproofs.jsonl", 4 * MIB, {"count": integer, "hashes": HASHES})
-    disclosures = read_lines(disclosures, "disclosures.jsonl", 32 * MIB, {
-        "event": UUID, "fields": lambda x: isinstance(x, list), "index": integer,
-        "v": lambda v: type(v) is int and v == 1}, {"destroyed": integer})
-    field_shape = ({"name": string(1, 300), "position": integer, "proof": HASHES, "salt": HEX},
-                   {"bytes": integer, "sha256": HEX, "value": lambda v: isinstance(v, str)})
-    chunk, last, first, registered, writers, runs, erased, found = [], -1, None, set(), set(), {}, [], set()
-    destroyers, session_unknown = {}, 0
 
-    def multi_proof():
-        place, line = next(multi, (None, None))
-        check(line, "multiproofs.jsonl ends before all entries are covered")
-        check(line["count"] == len(chunk), f"{place} covers another number of entries")
-        all_included(chunk, size, unhex(line["hashes"]), root, place)
-        chunk.clear()
+class Walk:
+    """The entries, and side by side what belongs to them."""
 
-    for place, line in read_lines(entries, "entries.jsonl", 262144, {
-            "entry": lambda e: isinstance(e, str), "index": integer, "matched": lambda b: isinstance(b, bool),
-            "proof": HASHES}):
+    def __init__(self, front):
+        self.front, self.m, self.query = front, front.manifest, front.manifest["query"]
+        self.size, self.root = self.m["size"], bytes.fromhex(self.m["root"])
+        self.counts = dict.fromkeys(COUNTS, 0)
+        self.chunk, self.last, self.first, self.origin = [], -1, None, None
+        self.registered, self.writers, self.runs = set(), set(), {}
+        self.erased, self.destroyers, self.found, self.session_unknown = [], {}, set(), 0
+        for place, line in front.entries:
+            self.entry(place, line)
+        if self.chunk:
+            self.multi_proof()
+        check(next(front.multi, None) is None and next(front.disclosures, None) is None and front.container.peek() is None,
+              "a multi-proof, a disclosure or a payload belongs to no entry")
+
+    def entry(self, place, line):
         index, entry = line["index"], decode_entry(line["entry"], place)
-        check(last < index and (last >= 0 or index == 0), f"{place}: index {index} doesn't rise, or isn't 0")
-        last = index
-        counts["entries"] += 1
-        check(counts["entries"] <= 1 << 20, "too many entries")
-        leaf, log, kind, run = leaf_hash(line["entry"].encode()), entry.get("log", {}), entry["kind"], entry["run"]
-        included(leaf, index, size, unhex(line["proof"]), root, place)
-        chunk.append((index, leaf))
-        if len(chunk) == 1024:
-            multi_proof()
-        # What the log says of itself.
-        check((index == 0) == (kind == "log.opened"), f"{place}: log.opened is the first entry, and no other")
-        first = first or (leaf, log["origin"])
-        check("head" not in log or log["head"]["size"] == index, f"{place}: head of another size")
-        public = log["keys"] if kind in ("log.opened", "key.registered") else []
-        registered |= {(k["role"], k["public"]) for k in public}
-        own = {k["public"] for k in public if k["role"] == "writer"}
-        if "signer" in log:
-            signer = signer_of(entry, place)
-            check(signer in writers or index == 0 and signer in own, f"{place}: signed by no registered writer key")
-            writers |= own
-        if kind == "key.destroyed":
-            destroyers[index] = log["keys"]
-        # Its place in its run.
-        if run in runs:
-            before = runs[run]
-            check("opening" not in log and not before["closed"], f"{place}: run {run} is opened twice, or was closed")
-            check(entry["seq"] > before["seq"] and entry["epoch"] >= before["epoch"], f"{place}: seq or epoch doesn't rise")
-            check(entry["recorded"] >= before["recorded"], f"{place}: recorded before the entry before it")
-        else:
-            check("opening" in log, f"{place}: run {run} has no opening here")
-        runs[run] = {**{k: entry[k] for k in ("seq", "epoch", "recorded")}, "closed": kind == "writer.closed"}
-        # Whether the query asks for it.
+        check(self.last < index and (self.last >= 0 or index == 0), f"{place}: index {index} doesn't rise, or isn't 0")
+        self.last = index
+        self.counts["entries"] += 1
+        check(self.counts["entries"] <= 1 << 20, "too many entries")
+        leaf = leaf_hash(line["entry"].encode())
+        included(leaf, index, self.size, unhex(line["proof"]), self.root, place)
+        self.first = self.first or leaf
+        self.chunk.append((index, leaf))
+        if len(self.chunk) == 1024:
+            self.multi_proof()
+        self.log_entry(index, entry, place)
+        self.place_in_run(entry, place)
         if not line["matched"]:
-            check(kind in ("log.opened", "writer.opened", "key.registered", "key.destroyed"),
-                  f"{place}: an entry of kind {kind} that the query didn't find")
-            continue
-        counts["matched"] += 1
-        found.add(entry["event"])
+            check(entry["kind"] in ("log.opened", "writer.opened", "key.registered", "key.destroyed"),
+                  f"{place}: an entry of kind {entry['kind']} that the query didn't find")
+            return
+        self.counts["matched"] += 1
+        self.found.add(entry["event"])
+        query = self.query
         check("events" not in query or entry["event"] in query["events"], f"{place}: the query doesn't name this event")
         check(query.get("from", "") <= entry["time"] < query.get("to", "~"), f"{place}: not of the time asked for")
         check("session" not in query or "content" in entry, f"{place}: it has no content, so no session")
-        if "content" not in entry:
-            continue
-        # What is disclosed of it.
-        place, line = next(disclosures, (None, None))
+        if "content" in entry:
+            self.disclosure(index, entry)
+
+    def multi_proof(self):
+        place, line = next(self.front.multi, (None, None))
+        check(line, "multiproofs.jsonl ends before all entries are covered")
+        check(line["count"] == len(self.chunk), f"{place} covers another number of entries")
+        all_included(self.chunk, self.size, unhex(line["hashes"]), self.root, place)
+        self.chunk = []
+
+    def log_entry(self, index, entry, place):
+        """What the log says of itself: keys, signatures, erasures."""
+        kind, log = entry["kind"], entry.get("log", {})
+        check((index == 0) == (kind == "log.opened"), f"{place}: log.opened is the first entry, and no other")
+        self.origin = log.get("origin", self.origin)
+        check("head" not in log or log["head"]["size"] == index, f"{place}: head of another size")
+        public = log["keys"] if kind in ("log.opened", "key.registered") else []
+        self.registered |= {(k["role"], k["public"]) for k in public}
+        own = {k["public"] for k in public if k["role"] == "writer"}
+        if "signer" in log:
+            signer = signer_of(entry, place)
+            check(signer in self.writers or index == 0 and signer in own, f"{place}: signed by no registered writer key")
+            self.writers |= own
+        if kind == "key.destroyed":
+            self.destroyers[index] = log["keys"]
+
+    def place_in_run(self, entry, place):
+        run, opens, before = entry["run"], "opening" in entry.get("log", {}), self.runs.get(entry["run"])
+        check(opens == (before is None), f"{place}: run {run} has no opening here, or two")
+        if before:
+            check(before["kind"] != "writer.closed", f"{place}: run {run} goes on after it was closed")
+            check(entry["seq"] > before["seq"] and entry["epoch"] >= before["epoch"], f"{place}: seq or epoch doesn't rise")
+            check(entry["recorded"] >= before["recorded"], f"{place}: recorded before the entry before it")
+        self.runs[run] = {k: entry[k] for k in ("seq", "epoch", "recorded", "kind")}
+
+    def disclosure(self, index, entry):
+        place, line = next(self.front.disclosures, (None, None))
         check(line and line["index"] == index and line["event"] == entry["event"],
               f"{place or 'disclosures.jsonl'}: not the line of the entry at index {index}")
         if "destroyed" in line:
             check(not line["fields"] and line["destroyed"] > index, f"{place}: erased, with fields or too early")
-            erased.append((entry["key"], line["destroyed"]))
-            session_unknown += 1
-            continue
-        content, names, positions, session = entry["content"], [], [], None
+            self.erased.append((entry["key"], line["destroyed"]))
+            self.session_unknown += 1
+            return
+        content, only, redact, before, session = entry["content"], self.m["only"], self.m["redact"], (b"", -1), None
         for field in line["fields"]:
-            members(field, f"{place}: field", *field_shape)
-            name = field["name"]
-            names.append(name.encode())
-            positions.append(field["position"])
-            check(rising(names[-2:]) and rising(positions[-2:]) and is_field(name), f"{place}: {name} doesn't rise")
-            check((not m["only"] or any_match(m["only"], name)) and not any_match(m["redact"], name),
+            members(field, f"{place}: field",
+                    {"name": string(1, 300), "position": integer, "proof": HASHES, "salt": HEX},
+                    {"bytes": integer, "sha256": HEX, "value": TEXT})
+            name, position = field["name"], field["position"]
+            check(before[0] < name.encode() and before[1] < position and is_field(name), f"{place}: {name} doesn't rise")
+            before = name.encode(), position
+            check((not only or any_match(only, name)) and not any_match(redact, name),
                   f"{place}: {name} is disclosed, and manifest.json says that it is not")
-            value, committed = read_field(field, entry, index, container, place)
-            included(leaf_hash(committed), field["position"], content["fields"], unhex(field["proof"]),
+            value, committed = read_field(field, entry, index, self.front.container, place)
+            included(leaf_hash(committed), position, content["fields"], unhex(field["proof"]),
                      bytes.fromhex(content["root"]), f"{place}: {name}")
             if name.startswith("payloads/"):
-                counts["payloads"] += 1
-                counts["payload_bytes"] += len(value)
+                self.counts["payloads"] += 1
+                self.counts["payload_bytes"] += len(value)
             elif name == "session_id":
                 session = value
-        counts["open"] += 1
-        counts["fields"] += len(names)
-        counts["withheld"] += content["fields"] - len(names)
-        if "session" in query:
-            asked = json.dumps(query["session"], ensure_ascii=False).encode()
-            check(session == asked or session is None and len(names) < content["fields"], f"{place}: of another session")
-            session_unknown += session is None
-    if chunk:
-        multi_proof()
-    check(next(multi, None) is None and next(disclosures, None) is None and container.peek() is None,
-          "a multi-proof, a disclosure or a payload belongs to no entry")
+        withheld = content["fields"] - len(line["fields"])
+        self.counts["open"] += 1
+        self.counts["fields"] += len(line["fields"])
+        self.counts["withheld"] += withheld
+        if "session" in self.query:
+            asked = json.dumps(self.query["session"], ensure_ascii=False).encode()
+            check(session == asked or session is None and withheld > 0, f"{place}: of another session")
+            self.session_unknown += session is None
 
-    # What can be said once everything was read.
-    counts["erased"] = len(erased)
-    check(all(key_id in destroyers.get(at, ()) for key_id, at in erased), "an erasure is not the one of its entry's key")
+
+def verify(data, policy):
+    """Returns what was checked, in words; raises Contradiction or Undecided."""
+    undecided = []
+    front = read_front(data)
+    m, keys = front.manifest, front.keys
+    stated = parse_vkey(keys["vkey"], "keys.json")
+    key = policy.key or stated
+    if not policy.key:
+        undecided.append("keys taken from the bundle: no public key was given")
+    signed, foreign = check_checkpoints(front, key, policy.kept, undecided)
+    walk = Walk(front)
+    counts, query = walk.counts, m["query"]
+    counts.update(checkpoints=len(front.notes), erased=len(walk.erased))
+    check(all(key_id in walk.destroyers.get(at, ()) for key_id, at in walk.erased), "an erasure is not that of its key")
     check(counts == m["counts"], f"manifest.json counts {m['counts']}, there are {counts}")
     check(not counts["withheld"] or m["only"] or m["redact"], "fields are withheld, and manifest.json says that none are")
-    check(set(query.get("events", [])) <= found, "an event that the query names is not here")
-    ours = ("publisher", key["public"].hex())
-    known = bool(signed) or ours in registered
-    check(first and keys["opened"] == first[0].hex() and keys["origin"] == m["origin"] == first[1] == stated["name"]
-          and keys["keys"] == [{"public": p, "role": r} for r, p in sorted(registered)]
-          and ("publisher", stated["public"].hex()) in registered, "keys.json is not what the entries register")
-    if known:
+    check(set(query.get("events", [])) <= walk.found, "an event that the query names is not here")
+    publisher = ("publisher", key["public"].hex())
+    check(walk.first and keys["opened"] == walk.first.hex(), "keys.json has another first entry")
+    check(keys["origin"] == m["origin"] == walk.origin == stated["name"], "the log's origin differs between members")
+    check(keys["keys"] == [{"public": p, "role": r} for r, p in sorted(walk.registered)]
+          and ("publisher", stated["public"].hex()) in walk.registered, "keys.json is not what the entries register")
+    if signed or publisher in walk.registered:
         check(not foreign, f"checkpoints/{foreign[:1]} is signed by another key")
-        check(m["origin"] == key["name"] and ours in registered and stated["text"] == key["text"],
+        check(m["origin"] == key["name"] and publisher in walk.registered and stated["text"] == key["text"],
               "the log's origin or publisher key is another than the one that was given")
     else:
         undecided.append("the public key has nothing to do with this bundle")
-    check(policy.opened in (None, first[0].hex()), f"the first entry has leaf hash {first[0].hex()}")
+    check(policy.opened in (None, walk.first.hex()), f"the first entry has leaf hash {walk.first.hex()}")
     if not counts["matched"]:
         undecided.append("the bundle holds nothing that its query found")
-    if size not in signed:
+    if m["size"] not in signed:
         undecided.append("the greatest checkpoint is not signed by the public key")
     if undecided:
         raise Undecided("; ".join(undecided))
-    notes_on += ["MAC chains"] + ([] if policy.opened else ["whether the writer keys are the log's (--opened)"])
-    notes_on += [] if "events" in query else ["whether these are all the entries that match"]
-    notes_on += [f"the session of {session_unknown} events"] if "session" in query and session_unknown else []
-    return (f"held: {counts['matched']} entries of {m['origin']} under the checkpoint over {size}, {counts['fields']} fields"
-            f" and {counts['erased']} erasures; not checked: {', '.join(notes_on)}")
+    open_questions = ["MAC chains"] + ([] if policy.opened else ["whether the writer keys are the log's (--opened)"])
+    open_questions += [] if "events" in query else ["whether these are all the entries that match"]
+    if "session" in query and walk.session_unknown:
+        open_questions.append(f"the session of {walk.session_unknown} events")
+    return (f"held: {counts['matched']} entries of {m['origin']} under the checkpoint over {m['size']}, {counts['fields']}"
+            f" fields and {counts['erased']} erasures; not checked: {', '.join(open_questions)}")
 
 
 class Policy:
+    """What the verifier knows of the log."""
+
     def __init__(self, vkey=None, opened=None, kept=()):
         self.key = parse_vkey(vkey.strip(), "--vkey") if vkey else None
         self.opened, self.kept = opened, kept

@@ -14,7 +14,7 @@ pub(crate) async fn run(context: &Context, args: &ExportArgs) -> Result<u8> {
     let path = args.bundle.clone();
     let with_parts = !args.without_parts;
     let written = tokio::task::spawn_blocking(move || {
-        // A bundle that is there may be evidence; it is never overwritten.
+        // A file that is there may be evidence; it is never overwritten.
         let file = std::fs::OpenOptions::new()
             .write(true)
             .create_new(true)
@@ -24,7 +24,7 @@ pub(crate) async fn run(context: &Context, args: &ExportArgs) -> Result<u8> {
             })?;
         let written = audit_verify::bundle::export(&evidence, file, with_parts);
         if written.is_err() {
-            // Half a bundle is no evidence.
+            // Half an export is no evidence.
             drop(std::fs::remove_file(&path));
         }
         written.map_err(CliError::from)

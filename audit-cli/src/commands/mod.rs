@@ -1,5 +1,6 @@
 //! The commands.
 
+mod bundle;
 mod checkpoint;
 mod config;
 mod doctor;
@@ -48,6 +49,7 @@ pub(crate) fn run(cli: Cli) -> Result<u8> {
         Command::Show(args) => block_on(show::run(&context()?, &args)),
         Command::Verify(args) => block_on(verify::run(&context()?, &args)),
         Command::Prove(args) => block_on(prove::run(&context()?, &args)),
+        Command::Bundle(args) => block_on(bundle::run(&context()?, &args)),
         Command::Export(args) => block_on(export::run(&context()?, &args)),
         Command::Checkpoint => block_on(checkpoint::run(&context()?)),
         Command::Doctor => block_on(doctor::run(&context()?)),

@@ -133,7 +133,8 @@ pub(crate) async fn run(context: &Context, args: &VerifyArgs) -> Result<u8> {
     }
 }
 
-fn checkpoint(path: &Path) -> Result<Vec<u8>> {
+/// Reads a signed checkpoint.
+pub(crate) fn checkpoint(path: &Path) -> Result<Vec<u8>> {
     let failed = |e: std::io::Error| {
         CliError::because(format!("checkpoint {} can't be read", path.display()), &e).code(2)
     };

@@ -8,6 +8,7 @@
 
 mod architecture;
 mod crash;
+mod bundle;
 mod demo;
 mod emit;
 mod init;

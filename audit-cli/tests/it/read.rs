@@ -13,7 +13,7 @@ use sha2::{Digest as _, Sha256};
 use crate::support::{Host, names};
 
 /// A log with six events, at the indexes 3 to 8.
-fn six() -> (Host, Vec<Value>) {
+pub(crate) fn six() -> (Host, Vec<Value>) {
     let host = Host::with_log();
     let event = |kind: &str, day: u8, session: &str, actor: &str, subject: &str, model: &str| {
         json!({
@@ -274,7 +274,7 @@ fn checkpoint_prints_the_one_that_was_signed_last() {
 }
 
 #[test]
-fn an_exported_bundle_verifies_elsewhere() {
+fn an_exported_log_verifies_elsewhere() {
     let (host, _) = six();
     host.run(["export", "all.bundle"]).exits(0);
     host.run(["export", "lean.bundle", "--without-parts"])
@@ -301,7 +301,7 @@ fn an_exported_bundle_verifies_elsewhere() {
     assert_eq!(fs::read(host.path("all.bundle")).unwrap(), before);
     host.run(["export", "nowhere/x.bundle"])
         .fails(2, "nowhere/x.bundle");
-    // An export that can't be finished leaves no half of a bundle.
+    // An export that can't be finished leaves no half of a file.
     let db = rusqlite::Connection::open(host.db()).unwrap();
     db.execute_batch("PRAGMA foreign_keys = OFF; DELETE FROM entry WHERE idx = 5")
         .unwrap();

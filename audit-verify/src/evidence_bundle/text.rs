@@ -34,10 +34,10 @@ pub(super) fn query(query: &Query) -> String {
         text.push_str(&quoted(session));
     }
     if let Some(from) = &query.from {
-        text.push_str(&format!(" from {from} on"));
+        write!(text, " from {from} on").expect("writing to a string can't fail");
     }
     if let Some(to) = &query.to {
-        text.push_str(&format!(" before {to}"));
+        write!(text, " before {to}").expect("writing to a string can't fail");
     }
     text
 }

@@ -5,7 +5,7 @@ use std::io::Cursor;
 use std::path::Path;
 use std::process::Command;
 
-use audit_core::entry::kinds;
+use audit_core::entry::{Entry, kinds};
 use audit_core::keyring::KeyRing;
 use audit_core::row::Row;
 use audit_core::{ErrorKind, Result, canonical};
@@ -20,7 +20,7 @@ use proptest::prelude::*;
 use serde_json::{Value, json};
 use sha2::{Digest as _, Sha256};
 
-use crate::world::{Mem, World, forger, long, other, small, world};
+use crate::world::{Mem, World, forger, long, other, sign, small, world};
 
 /// How a bundle is asked for.
 #[derive(Clone, Default)]
@@ -576,8 +576,20 @@ impl Matrix {
         member: &'static str,
         change: impl Fn(&mut Vec<Value>),
     ) {
+        self.lines_naming(member, name, base, member, change);
+    }
+
+    /// The same where another member is what doesn't fit any more.
+    fn lines_naming(
+        &mut self,
+        names: &'static str,
+        name: &str,
+        base: &Members,
+        member: &'static str,
+        change: impl Fn(&mut Vec<Value>),
+    ) {
         let name = format!("{member}: {name}");
-        self.members(&name, base, member, |members| {
+        self.members(&name, base, names, |members| {
             let mut lines = lines_of(members, member);
             change(&mut lines);
             set_lines(members, member, &lines);
@@ -607,11 +619,21 @@ fn matrix(base: &[u8], foreign: &Members, twin: &Members) -> Matrix {
 
     // The container.
     let mut header = 0;
-    for (name, bytes) in &good {
+    let last_payload = good.len() - 1;
+    let alike = |n: usize| {
+        good[n].0.starts_with("payloads/")
+            && n != last_payload
+            && good[n - 1].0.starts_with("payloads/")
+    };
+    for (n, (name, bytes)) in good.iter().enumerate() {
         for field in [
             0, 5, 99, 100, 106, 108, 122, 124, 130, 134, 136, 148, 153, 155, 156, 157, 257, 263,
             265, 345, 511,
         ] {
+            if alike(n) {
+                // The first and the last payload stand for all.
+                continue;
+            }
             let mut changed = base.to_vec();
             flip(&mut changed, header + field);
             matrix.raw(format!("header of {name}, byte {field}"), changed, "");
@@ -655,7 +677,7 @@ fn matrix(base: &[u8], foreign: &Members, twin: &Members) -> Matrix {
     }
 
     // Members.
-    for n in 0..good.len() {
+    for n in (0..good.len()).filter(|n| !alike(*n)) {
         let name = good[n].0.clone();
         for (what, place) in [
             ("first", 0),
@@ -727,9 +749,14 @@ fn matrix(base: &[u8], foreign: &Members, twin: &Members) -> Matrix {
     for member in ["entries.jsonl", "multiproofs.jsonl", "disclosures.jsonl"] {
         let lines = lines_of(&good, member);
         for n in [0, lines.len() / 2, lines.len() - 1] {
-            matrix.lines(&format!("without line {n}"), &good, member, |l| {
-                drop(l.remove(n))
-            });
+            // A dropped entry shows in what belonged to it.
+            let names = if member == "entries.jsonl" {
+                ""
+            } else {
+                member
+            };
+            let what = format!("without line {n}");
+            matrix.lines_naming(names, &what, &good, member, |l| drop(l.remove(n)));
             matrix.lines(&format!("line {n} twice"), &good, member, |l| {
                 l.insert(n, l[n].clone())
             });
@@ -771,7 +798,7 @@ fn matrix(base: &[u8], foreign: &Members, twin: &Members) -> Matrix {
     matrix.lines("a hash too few", &good, "entries.jsonl", |l| {
         drop(l[1]["proof"].as_array_mut().unwrap().pop())
     });
-    matrix.lines("not matched", &good, "", |l| {
+    matrix.lines_naming("", "not matched", &good, "entries.jsonl", |l| {
         let line = l.iter_mut().rfind(|l| l["matched"] == true).unwrap();
         line["matched"] = false.into();
     });
@@ -779,7 +806,9 @@ fn matrix(base: &[u8], foreign: &Members, twin: &Members) -> Matrix {
         l[last]["index"] = json!(1_u64 << 40)
     });
     if entries[0]["matched"] == false {
-        matrix.lines("matched", &good, "", |l| l[0]["matched"] = true.into());
+        matrix.lines_naming("", "matched", &good, "entries.jsonl", |l| {
+            l[0]["matched"] = true.into()
+        });
     }
     matrix.lines("a hash too many", &good, "multiproofs.jsonl", |l| {
         let hash = json!("00".repeat(32));
@@ -827,18 +856,28 @@ fn matrix(base: &[u8], foreign: &Members, twin: &Members) -> Matrix {
         let fields = l[a]["fields"].as_array_mut().unwrap();
         fields.insert(0, fields[0].clone());
     });
-    matrix.lines("a field withheld without saying so", &good, "", |l| {
-        drop(l[a]["fields"].as_array_mut().unwrap().pop())
-    });
-    matrix.lines("said to be erased", &good, "", |l| {
+    matrix.lines_naming(
+        "",
+        "a field withheld without saying so",
+        &good,
+        "disclosures.jsonl",
+        |l| drop(l[a]["fields"].as_array_mut().unwrap().pop()),
+    );
+    matrix.lines_naming("", "said to be erased", &good, "disclosures.jsonl", |l| {
         l[a]["fields"] = json!([]);
         l[a]["destroyed"] = entries[last]["index"].clone();
     });
     if let Some(erased) = disclosures.iter().position(|l| l["destroyed"].is_u64()) {
-        matrix.lines("erased by something else", &good, "", |l| {
-            l[erased]["destroyed"] = json!(l[erased]["destroyed"].as_u64().unwrap() - 1);
-        });
-        matrix.lines("erased by nothing", &good, "", |l| {
+        matrix.lines_naming(
+            "",
+            "erased by something else",
+            &good,
+            "disclosures.jsonl",
+            |l| {
+                l[erased]["destroyed"] = json!(l[erased]["destroyed"].as_u64().unwrap() - 1);
+            },
+        );
+        matrix.lines_naming("", "erased by nothing", &good, "disclosures.jsonl", |l| {
             l[erased]["destroyed"] = json!(1_u64 << 40);
         });
         matrix.lines(
@@ -847,7 +886,7 @@ fn matrix(base: &[u8], foreign: &Members, twin: &Members) -> Matrix {
             "disclosures.jsonl",
             |l| l[erased]["destroyed"] = json!(0),
         );
-        matrix.lines("not erased", &good, "", |l| {
+        matrix.lines_naming("", "not erased", &good, "disclosures.jsonl", |l| {
             drop(l[erased].as_object_mut().unwrap().remove("destroyed"))
         });
     }
@@ -855,11 +894,14 @@ fn matrix(base: &[u8], foreign: &Members, twin: &Members) -> Matrix {
         .filter(|n| good[*n].0.starts_with("payloads/"))
         .collect();
     assert!(payloads.len() > 1);
-    matrix.members("payloads swapped", &good, "payloads/", |m| {
-        let kept = m[payloads[0]].1.clone();
-        m[payloads[0]].1 = m[payloads[1]].1.clone();
-        m[payloads[1]].1 = kept;
-    });
+    let differs = |n: &&usize| good[**n].1 != good[payloads[0]].1;
+    if let Some(another) = payloads.iter().find(differs) {
+        matrix.members("payloads swapped", &good, "payloads/", |m| {
+            let kept = m[payloads[0]].1.clone();
+            m[payloads[0]].1 = m[*another].1.clone();
+            m[*another].1 = kept;
+        });
+    }
     matrix.members(
         "a payload changed, its hash and length made to fit",
         &good,
@@ -1076,23 +1118,122 @@ fn the_query_of_a_bundle_is_not_what_it_holds() {
     assert_eq!(verdict.check(Check::Query).result, CheckResult::NotChecked);
 }
 
+/// Bundles of logs that whoever holds the publisher key signed, though they break the rules, with the check that says so
+/// and the index.
+fn forged() -> Vec<(&'static str, Vec<u8>, Check, u64)> {
+    let world = small();
+    let log = &world.log;
+    let destroyed = log.find(kinds::KEY_DESTROYED);
+    let closed = log.find(kinds::WRITER_CLOSED);
+    let reopened = log.find(kinds::WRITER_OPENED);
+    let first_run = log.entry(0).run;
+    let cases: Vec<(&'static str, Check, usize, Box<dyn Fn(&mut Entry)>)> = vec![
+        (
+            "an erasure that nobody signed",
+            Check::Signatures,
+            destroyed,
+            Box::new(|e| {
+                e.log.as_mut().unwrap().signature.as_mut().unwrap().0[0] ^= 1;
+            }),
+        ),
+        (
+            "an erasure that another log's writer signed",
+            Check::Signatures,
+            destroyed,
+            Box::new(|e| sign(e, &other().ring)),
+        ),
+        (
+            "an opening with a changed time",
+            Check::Signatures,
+            reopened,
+            Box::new(|e| e.time = e.time.plus_micros(1)),
+        ),
+        (
+            "recorded before the one before",
+            Check::Recorded,
+            2,
+            Box::new(|e| e.recorded = e.recorded.plus_micros(-3_600_000_000)),
+        ),
+        (
+            "a place in the run that is taken",
+            Check::Runs,
+            2,
+            Box::new(|e| e.seq = 1),
+        ),
+        (
+            "an epoch that falls",
+            Check::Runs,
+            closed,
+            Box::new(|e| e.epoch = 0),
+        ),
+        (
+            "a run that nobody opened",
+            Check::Runs,
+            2,
+            Box::new(|e| e.run = e.event),
+        ),
+        (
+            "a run that goes on",
+            Check::Runs,
+            reopened + 1,
+            Box::new(move |e| (e.run, e.seq, e.epoch) = (first_run, 1000, 1000)),
+        ),
+        (
+            "a head of another size",
+            Check::Heads,
+            closed,
+            Box::new(|e| e.log.as_mut().unwrap().head.as_mut().unwrap().size += 1),
+        ),
+        (
+            "another origin",
+            Check::Identity,
+            0,
+            Box::new(|e| e.log.as_mut().unwrap().origin = Some("log.example/elsewhere".to_owned())),
+        ),
+    ];
+    cases
+        .into_iter()
+        .map(|(name, check, at, change)| {
+            let mut log = world.log.clone();
+            log.edit(at, change);
+            log.republish(&world.ring);
+            let bytes = try_make_of(&log, &world.ring, &everything(world))
+                .unwrap()
+                .1;
+            (name, bytes, check, at as u64)
+        })
+        .collect()
+}
+
 #[test]
-fn an_unsigned_erasure_excuses() {
-    // The entry that destroys a key is replaced by the publisher, who has no writer key.
-    let mut forged = small().log.clone();
-    let at = forged.find(kinds::KEY_DESTROYED);
-    forged.edit(at, |e| {
-        let log = e.log.as_mut().unwrap();
-        log.signature.as_mut().unwrap().0[0] ^= 1;
-    });
-    forged.republish(&small().ring);
-    let bytes = try_make_of(&forged, &small().ring, &everything(small()))
-        .unwrap()
-        .1;
-    let verdict = judge(&bytes, &policy(small()));
-    assert_eq!(verdict.exit_code(), 1, "{verdict}");
-    assert_eq!(verdict.findings()[0].check, Check::Signatures);
-    assert_eq!(verdict.findings()[0].index, Some(at as u64));
+fn what_the_publisher_alone_signed_passes() {
+    let vkey = Some(small().ring.vkey());
+    for auditor in [None, Some(small().auditor.clone())] {
+        let has_auditor = auditor.is_some();
+        let policy = BundlePolicy {
+            vkey: vkey.clone(),
+            auditor,
+            ..BundlePolicy::default()
+        };
+        for (name, bytes, check, at) in forged() {
+            let verdict = judge(&bytes, &policy);
+            assert_eq!(verdict.exit_code(), 1, "{name}: {verdict}");
+            let CheckResult::Failed { first_index, .. } = verdict.check(check).result else {
+                panic!("{name}: {check} found nothing: {verdict}");
+            };
+            assert_eq!(first_index, Some(at), "{name}: {verdict}");
+            let mac = matches!(verdict.check(Check::Mac).result, CheckResult::Failed { .. });
+            let silent = [
+                "a run that nobody opened",
+                "a run that goes on",
+                "a place in the run that is taken",
+            ];
+            assert!(
+                mac == has_auditor || silent.contains(&name),
+                "{name}: {verdict}"
+            );
+        }
+    }
 }
 
 // ---- the second verifier
@@ -1139,8 +1280,25 @@ fn the_two_verifiers_disagree() {
     let small_policy = policy(small());
     let mut groups: Vec<(BundlePolicy, Vec<(String, Vec<u8>)>)> = Vec::new();
     for (name, bytes, policy) in good() {
-        groups.push((policy, vec![(name, bytes)]));
+        groups.push((policy, vec![(name.clone(), bytes.clone())]));
+        let vkey = Some(other().ring.vkey());
+        let foreign = BundlePolicy {
+            vkey,
+            ..BundlePolicy::default()
+        };
+        groups.push((foreign, vec![(name, bytes)]));
     }
+    let resigned = forged()
+        .into_iter()
+        .map(|(name, bytes, ..)| (name.to_owned(), bytes));
+    let vkey = small_policy.vkey.clone();
+    groups.push((
+        BundlePolicy {
+            vkey,
+            ..BundlePolicy::default()
+        },
+        resigned.collect(),
+    ));
     for (base, bytes, foreign, twin) in bases() {
         let mut cases: Vec<(String, Vec<u8>)> = matrix(&bytes, &foreign, &twin)
             .0
@@ -1148,14 +1306,6 @@ fn the_two_verifiers_disagree() {
             .map(|case| (format!("{base}, {}", case.name), case.bytes))
             .collect();
         cases.push((base.to_owned(), bytes));
-        let vkey = small_policy.vkey.clone();
-        groups.push((
-            BundlePolicy {
-                vkey,
-                ..BundlePolicy::default()
-            },
-            cases.clone(),
-        ));
         groups.push((BundlePolicy::default(), cases.clone()));
         groups.push((small_policy.clone(), cases));
     }
@@ -1192,7 +1342,7 @@ fn the_two_verifiers_disagree() {
         }
     }
     assert!(
-        total[0] >= 16 && total[1] > 1000 && total[2] > 100,
+        total[0] >= 16 && total[1] > 1000 && total[2] > 50,
         "{total:?}"
     );
     println!(
