@@ -163,10 +163,7 @@ pub fn heads(data: &[u8]) {
     let target = lines.next().unwrap_or_default();
     drop(detect(None, Some("api.openai.com"), "POST", target));
     drop(detect(None, lines.next(), "GET", target));
-    let (kept, secrets) = split_query(target);
-    for secret in &secrets {
-        assert!(!secret.expose().is_empty(), "an empty credential");
-    }
+    let (kept, _) = split_query(target);
     // What is kept holds no credential any more.
     let (again, left) = split_query(&kept);
     assert_eq!(again, kept, "a query is changed twice");
