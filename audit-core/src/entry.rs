@@ -3,6 +3,7 @@
 use serde::{Deserialize, Serialize};
 use uuid::Uuid;
 
+use crate::entry_json;
 use crate::error::{Error, Result};
 use crate::event::{FIELDS_MAX, Kind, Media, PAYLOADS_MAX, check_name};
 use crate::hex::{Digest, Hex};
@@ -16,7 +17,8 @@ pub const TOKENS_MAX: u64 = 256;
 pub const FORMAT: u64 = 1;
 
 // The members of every struct below stand in the order of their names: `serde_json` writes members in the order of
-// declaration, and for the strings and integers that an entry may hold its output is then RFC 8785's.
+// declaration, and for the strings and integers that an entry may hold its output is then RFC 8785's. `entry_json`
+// writes the same bytes.
 
 /// The canonical entry of one event.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
@@ -245,38 +247,6 @@ pub struct Opening {
     pub sealed: Hex<80>,
 }
 
-/// An [`Entry`] without its MAC: the bytes that the MAC is over.
-#[derive(Serialize)]
-struct Unmaced<'a> {
-    #[serde(skip_serializing_if = "Option::is_none")]
-    content: &'a Option<ContentPart>,
-    epoch: u64,
-    event: &'a Uuid,
-    #[serde(skip_serializing_if = "Option::is_none")]
-    key: &'a Option<Uuid>,
-    #[serde(skip_serializing_if = "Option::is_none")]
-    keys: &'a Option<Vec<KeyDigest>>,
-    kind: &'a Kind,
-    #[serde(skip_serializing_if = "Option::is_none")]
-    log: &'a Option<LogFacts>,
-    #[serde(skip_serializing_if = "Option::is_none")]
-    payloads: &'a Option<Vec<PayloadPart>>,
-    recorded: Timestamp,
-    run: &'a Uuid,
-    seq: u64,
-    time: Timestamp,
-    #[serde(skip_serializing_if = "Option::is_none")]
-    tokens: &'a Option<TokenDigest>,
-    v: u64,
-}
-
-fn written<T: Serialize>(value: &T) -> Vec<u8> {
-    let mut out = Vec::with_capacity(1024);
-    serde_json::to_writer(&mut out, value)
-        .expect("writing to memory, of types that JSON holds, can't fail");
-    out
-}
-
 impl Entry {
     /// The canonical bytes.
     ///
@@ -284,7 +254,7 @@ impl Entry {
     ///
     /// [`ErrorKind::Invalid`](crate::ErrorKind::Invalid) if they are more than [`ENTRY_BYTES_MAX`].
     pub fn encode(&self) -> Result<Vec<u8>> {
-        let bytes = written(self);
+        let bytes = entry_json::write(self, true);
         if bytes.len() > ENTRY_BYTES_MAX {
             return Err(Error::invalid(format!(
                 "entry has {} bytes, allowed are {ENTRY_BYTES_MAX}",
@@ -297,22 +267,7 @@ impl Entry {
     /// The canonical bytes without `mac`.
     #[must_use]
     pub fn without_mac(&self) -> Vec<u8> {
-        written(&Unmaced {
-            content: &self.content,
-            epoch: self.epoch,
-            event: &self.event,
-            key: &self.key,
-            keys: &self.keys,
-            kind: &self.kind,
-            log: &self.log,
-            payloads: &self.payloads,
-            recorded: self.recorded,
-            run: &self.run,
-            seq: self.seq,
-            time: self.time,
-            tokens: &self.tokens,
-            v: self.v,
-        })
+        entry_json::write(self, false)
     }
 
     /// The bytes that `log.signature` is over, without their label.
@@ -337,16 +292,26 @@ impl Entry {
                 bytes.len()
             )));
         }
-        let entry: Self = serde_json::from_slice(bytes).map_err(|e| {
-            Error::corrupt("entry is not the JSON object that the format asks for").because(e)
-        })?;
-        if written(&entry) != bytes {
-            return Err(Error::corrupt("entry is not canonical JSON"));
-        }
+        let entry = match entry_json::read(bytes) {
+            Some(entry) => entry,
+            None => Self::decode_any(bytes)?,
+        };
         entry
             .check()
             .map_err(|e| Error::corrupt(format!("entry breaks the format: {e}")))?;
         Ok(entry)
+    }
+
+    /// Decodes what `entry_json` doesn't take, or says why nothing does.
+    fn decode_any(bytes: &[u8]) -> Result<Self> {
+        let entry: Self = serde_json::from_slice(bytes).map_err(|e| {
+            Error::corrupt("entry is not the JSON object that the format asks for").because(e)
+        })?;
+        if entry_json::write(&entry, true) == bytes {
+            Ok(entry)
+        } else {
+            Err(Error::corrupt("entry is not canonical JSON"))
+        }
     }
 
     /// Stored bytes of all parts together.
@@ -394,7 +359,7 @@ impl Entry {
         }
     }
 
-    fn check(&self) -> Result<()> {
+    pub(crate) fn check(&self) -> Result<()> {
         let wrong = |what: &str| Err(Error::invalid(what.to_owned()));
         if self.v != FORMAT {
             return Err(Error::invalid(format!(

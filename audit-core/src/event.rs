@@ -228,7 +228,7 @@ pub enum Media {
 }
 
 impl Media {
-    const NAMES: [(Self, &'static str); 8] = [
+    pub(crate) const NAMES: [(Self, &'static str); 8] = [
         (Self::Json, "application/json"),
         (Self::Bytes, "application/octet-stream"),
         (Self::AwsEventStream, "application/vnd.amazon.eventstream"),
@@ -247,6 +247,12 @@ impl Media {
             .iter()
             .find(|(_, name)| essence.eq_ignore_ascii_case(name))
             .map_or(Self::Bytes, |(media, _)| *media)
+    }
+
+    /// The media type of exactly this name.
+    pub(crate) fn of_name(name: &str) -> Option<Self> {
+        let found = Self::NAMES.iter().find(|(_, n)| *n == name);
+        found.map(|(media, _)| *media)
     }
 
     /// Its name.

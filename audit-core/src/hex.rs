@@ -18,12 +18,19 @@ const DIGITS: &[u8; 16] = b"0123456789abcdef";
 /// `bytes` in lower-case hexadecimal.
 #[must_use]
 pub fn encode(bytes: &[u8]) -> String {
-    let mut out = String::with_capacity(bytes.len() * 2);
-    for b in bytes {
-        out.push(char::from(DIGITS[usize::from(b >> 4)]));
-        out.push(char::from(DIGITS[usize::from(b & 15)]));
+    let mut out = Vec::with_capacity(bytes.len() * 2);
+    encode_into(bytes, &mut out);
+    String::from_utf8(out).expect("hexadecimal digits are ASCII")
+}
+
+/// Appends `bytes` in lower-case hexadecimal.
+pub(crate) fn encode_into(bytes: &[u8], out: &mut Vec<u8>) {
+    let at = out.len();
+    out.resize(at + 2 * bytes.len(), 0);
+    for (pair, b) in out[at..].chunks_exact_mut(2).zip(bytes) {
+        pair[0] = DIGITS[usize::from(b >> 4)];
+        pair[1] = DIGITS[usize::from(b & 15)];
     }
-    out
 }
 
 /// The bytes that `text` writes; lower case only.
@@ -40,8 +47,15 @@ pub fn decode(text: &str) -> Result<Vec<u8>> {
         )));
     }
     let mut out = vec![0; bytes.len() / 2];
-    decode_into(bytes, &mut out)?;
-    Ok(out)
+    if decode_into(bytes, &mut out) {
+        Ok(out)
+    } else {
+        Err(not_a_digit())
+    }
+}
+
+fn not_a_digit() -> Error {
+    Error::invalid("a character that is not a lower-case hexadecimal digit")
 }
 
 /// The value of each digit; 255 for every other byte.
@@ -55,8 +69,9 @@ const VALUES: [u8; 256] = {
     values
 };
 
-/// Decodes twice as many digits as `out` has bytes. Most of an entry is hexadecimal, so this is what decoding costs.
-fn decode_into(digits: &[u8], out: &mut [u8]) -> Result<()> {
+/// Decodes twice as many digits as `out` has bytes; `false` if one of them is none. Most of an entry is hexadecimal, so
+/// this is what decoding costs.
+pub(crate) fn decode_into(digits: &[u8], out: &mut [u8]) -> bool {
     let mut wrong = 0;
     for (byte, pair) in out.iter_mut().zip(digits.chunks_exact(2)) {
         let (high, low) = (VALUES[usize::from(pair[0])], VALUES[usize::from(pair[1])]);
@@ -64,13 +79,7 @@ fn decode_into(digits: &[u8], out: &mut [u8]) -> Result<()> {
         *byte = high << 4 | low & 15;
     }
     // The values of digits are below 16.
-    if wrong < 16 {
-        Ok(())
-    } else {
-        Err(Error::invalid(
-            "a character that is not a lower-case hexadecimal digit",
-        ))
-    }
+    digits.len() == 2 * out.len() && wrong < 16
 }
 
 impl<const N: usize> Hex<N> {
@@ -86,15 +95,20 @@ impl<const N: usize> Hex<N> {
     ///
     /// [`ErrorKind::Invalid`](crate::ErrorKind::Invalid) for another length or character.
     pub fn parse(text: &str) -> Result<Self> {
-        decode(text)?
-            .try_into()
-            .map(Self)
-            .map_err(|bytes: Vec<u8>| {
-                Error::invalid(format!(
-                    "{} bytes of hexadecimal, expected {N}",
-                    bytes.len()
-                ))
-            })
+        let digits = text.as_bytes();
+        if digits.len() != 2 * N {
+            return Err(Error::invalid(format!(
+                "{} digits of hexadecimal, expected {}",
+                digits.len(),
+                2 * N
+            )));
+        }
+        let mut out = [0; N];
+        if decode_into(digits, &mut out) {
+            Ok(Self(out))
+        } else {
+            Err(not_a_digit())
+        }
     }
 }
 

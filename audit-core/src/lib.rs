@@ -11,6 +11,7 @@ pub mod canonical;
 pub mod chain;
 pub mod datakey;
 pub mod entry;
+mod entry_json;
 mod error;
 pub mod event;
 mod event_json;

@@ -1,6 +1,7 @@
 //! Time, ids and randomness, all passed in.
 
 use std::fmt;
+use std::ops::Range;
 
 use serde::{Deserialize, Deserializer, Serialize, Serializer};
 use uuid::Uuid;
@@ -72,43 +73,63 @@ impl Timestamp {
     ///
     /// [`ErrorKind::Invalid`](crate::ErrorKind::Invalid) for any other form.
     pub fn parse(text: &str) -> Result<Self> {
+        text.as_bytes()
+            .try_into()
+            .ok()
+            .and_then(Self::from_bytes)
+            .ok_or_else(|| {
+                Error::invalid(format!(
+                    "time {:?} is not of the form YYYY-MM-DDTHH:MM:SS.ffffffZ",
+                    text.chars().take(40).collect::<String>()
+                ))
+            })
+    }
+
+    /// Reads the same form; `None` for any other.
+    pub(crate) fn from_bytes(text: &[u8; 27]) -> Option<Self> {
         // jiff accepts more forms (offsets, lower case, leap seconds); one encoding per value is ours to hold.
-        let bytes = text.as_bytes();
-        let shaped = bytes.len() == 27
-            && bytes.iter().enumerate().all(|(i, b)| match i {
-                4 | 7 => *b == b'-',
-                10 => *b == b'T',
-                13 | 16 => *b == b':',
-                19 => *b == b'.',
-                26 => *b == b'Z',
-                _ => b.is_ascii_digit(),
-            });
-        let number = |from: usize, to: usize| {
-            bytes[from..to]
+        const FORM: &[u8; 27] = b"0000-00-00T00:00:00.000000Z";
+        let shaped = text.iter().zip(FORM).all(|(b, form)| match form {
+            b'0' => b.is_ascii_digit(),
+            _ => b == form,
+        });
+        if !shaped {
+            return None;
+        }
+        let number = |digits: Range<usize>| {
+            text[digits]
                 .iter()
                 .fold(0_i64, |n, b| n * 10 + i64::from(b - b'0'))
         };
-        let bad = || {
-            Error::invalid(format!(
-                "time {:?} is not of the form YYYY-MM-DDTHH:MM:SS.ffffffZ",
-                text.chars().take(40).collect::<String>()
-            ))
-        };
-        if !shaped {
-            return Err(bad());
-        }
-        let (year, month, day) = (number(0, 4), number(5, 7), number(8, 10));
-        let (hour, minute, second, micro) = (
-            number(11, 13),
-            number(14, 16),
-            number(17, 19),
-            number(20, 26),
-        );
-        let days = days_from_civil(year, month, day).ok_or_else(bad)?;
+        let days = days_from_civil(number(0..4), number(5..7), number(8..10))?;
+        let (hour, minute, second) = (number(11..13), number(14..16), number(17..19));
         if hour > 23 || minute > 59 || second > 59 {
-            return Err(bad());
+            return None;
         }
-        Self::from_micros((((days * 24 + hour) * 60 + minute) * 60 + second) * 1_000_000 + micro)
+        let seconds = ((days * 24 + hour) * 60 + minute) * 60 + second;
+        Some(Self(seconds * 1_000_000 + number(20..26)))
+    }
+
+    /// Writes that form.
+    pub(crate) fn to_bytes(self) -> [u8; 27] {
+        let mut out = *b"0000-00-00T00:00:00.000000Z";
+        let mut put = |digits: Range<usize>, mut n: i64| {
+            for digit in out[digits].iter_mut().rev() {
+                *digit = b'0' + (n % 10).to_le_bytes()[0];
+                n /= 10;
+            }
+        };
+        let seconds = self.0 / 1_000_000;
+        let (days, rest) = (seconds / 86_400, seconds % 86_400);
+        let (year, month, day) = civil_from_days(days);
+        put(0..4, year);
+        put(5..7, month);
+        put(8..10, day);
+        put(11..13, rest / 3600);
+        put(14..16, rest / 60 % 60);
+        put(17..19, rest % 60);
+        put(20..26, self.0 % 1_000_000);
+        out
     }
 }
 
@@ -134,28 +155,22 @@ fn days_from_civil(year: i64, month: i64, day: i64) -> Option<i64> {
     Some(365 * y + y / 4 - y / 100 + y / 400 + (153 * m + 2) / 5 + day - 1 - 719_468)
 }
 
+/// The inverse of [`days_from_civil`], by 400-year eras.
+fn civil_from_days(days: i64) -> (i64, i64, i64) {
+    let z = days + 719_468;
+    let era = z / 146_097;
+    let doe = z % 146_097;
+    let yoe = (doe - doe / 1460 + doe / 36_524 - doe / 146_096) / 365;
+    let doy = doe - (365 * yoe + yoe / 4 - yoe / 100);
+    let mp = (5 * doy + 2) / 153;
+    let day = doy - (153 * mp + 2) / 5 + 1;
+    let month = if mp < 10 { mp + 3 } else { mp - 9 };
+    (yoe + era * 400 + i64::from(month <= 2), month, day)
+}
+
 impl fmt::Display for Timestamp {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        let seconds = self.0 / 1_000_000;
-        let (days, rest) = (seconds / 86_400, seconds % 86_400);
-        // The inverse of `days_from_civil`, by 400-year eras.
-        let z = days + 719_468;
-        let era = z / 146_097;
-        let doe = z % 146_097;
-        let yoe = (doe - doe / 1460 + doe / 36_524 - doe / 146_096) / 365;
-        let doy = doe - (365 * yoe + yoe / 4 - yoe / 100);
-        let mp = (5 * doy + 2) / 153;
-        let day = doy - (153 * mp + 2) / 5 + 1;
-        let month = if mp < 10 { mp + 3 } else { mp - 9 };
-        let year = yoe + era * 400 + i64::from(month <= 2);
-        write!(
-            f,
-            "{year:04}-{month:02}-{day:02}T{:02}:{:02}:{:02}.{:06}Z",
-            rest / 3600,
-            rest / 60 % 60,
-            rest % 60,
-            self.0 % 1_000_000
-        )
+        f.write_str(str::from_utf8(&self.to_bytes()).expect("digits and signs are ASCII"))
     }
 }
 

@@ -19,10 +19,12 @@ use crate::workload::Keys;
 
 /// How much the verifier is asked for.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-#[expect(clippy::exhaustive_enums, reason = "three measurements")]
+#[expect(clippy::exhaustive_enums, reason = "four measurements")]
 pub enum Depth {
     /// Entries, tokens, tiles, checkpoints.
     Entries,
+    /// The root hash by a second implementation too.
+    SecondRoot,
     /// The stored parts too; still with no secret.
     Parts,
     /// The MAC chains and the content too, with all keys.
@@ -31,23 +33,31 @@ pub enum Depth {
 
 impl Depth {
     /// From the least to the most.
-    pub const ALL: [Self; 3] = [Self::Entries, Self::Parts, Self::AllKeys];
+    pub const ALL: [Self; 4] = [Self::Entries, Self::SecondRoot, Self::Parts, Self::AllKeys];
 
     /// What is measured, in a few words.
     #[must_use]
     pub fn name(self) -> &'static str {
         match self {
             Self::Entries => "entries",
+            Self::SecondRoot => "entries, and a second root",
             Self::Parts => "entries and stored parts",
             Self::AllKeys => "all, with auditor's and operator's keys",
         }
+    }
+
+    /// Whether the stored parts are read.
+    #[must_use]
+    pub fn reads_parts(self) -> bool {
+        matches!(self, Self::Parts | Self::AllKeys)
     }
 }
 
 /// Verifies `evidence`, which must hold.
 pub fn verify_at(evidence: &dyn Evidence, keys: &Keys, depth: Depth) -> Result<()> {
     let mut policy = Policy::public(keys.ring.vkey(), System.now());
-    policy.content = depth != Depth::Entries;
+    policy.content = depth.reads_parts();
+    policy.full = depth == Depth::SecondRoot;
     if depth == Depth::AllKeys {
         policy.auditor = Some(keys.auditor());
         policy.operator = Some(&keys.ring);

@@ -33,14 +33,36 @@ const PROOFS: u64 = 1000;
 const SEALS: usize = 4000;
 const PAIRS: u64 = 1000;
 const TINY_BYTES: usize = 200;
+/// Events of the logs that are verified in a process of their own; the last takes minutes to make.
+const SHORT: usize = 10_000;
+const LONG: usize = 1_000_000;
+
+const USAGE: &str = "usage: figures [verification | memory | log DIR EVENTS | verify URL DEPTH]
+  (nothing)     everything that takes seconds
+  verification  only the speed of verifying
+  memory        verifying 1,000,000 events in a process of its own, which takes minutes
+  log           makes a log of events of 1 KB
+  verify        verifies it; prints microseconds and the peak RSS in KiB";
 
 fn main() -> Result<()> {
     let arguments: Vec<String> = std::env::args().skip(1).collect();
     match arguments.iter().map(String::as_str).collect::<Vec<_>>()[..] {
         [] => figures(),
+        ["verification"] => verification_alone(),
+        ["memory"] => memory_of(&[SHORT, LONG]),
+        // For a profiler, which wants to see nothing else.
+        ["log", dir, events] => {
+            let url = Runtime::new()?.block_on(published_log(
+                Path::new(dir),
+                &Keys::new()?,
+                events.parse()?,
+                BYTES,
+            ))?;
+            print(&[url])
+        }
         // Memory is measured in a process that did nothing else.
         ["verify", url, depth] => verify_alone(url, depth),
-        _ => Err("usage: figures".into()),
+        _ => Err(USAGE.into()),
     }
 }
 
@@ -62,7 +84,19 @@ fn figures() -> Result<()> {
     verification(&mut table, &runtime, &keys, at)?;
     table.print("figure", ["measured", "baseline", "ratio", "baseline is"])?;
     storage(&runtime, &keys, at)?;
-    memory(&runtime, &keys, at)
+    memory(&runtime, &keys, at, &[SHORT, 10 * SHORT])
+}
+
+fn verification_alone() -> Result<()> {
+    let dir = scratch()?;
+    let mut table = Table::default();
+    verification(&mut table, &Runtime::new()?, &Keys::new()?, dir.path())?;
+    table.print("figure", ["measured", "baseline", "ratio", "baseline is"])
+}
+
+fn memory_of(sizes: &[usize]) -> Result<()> {
+    let dir = scratch()?;
+    memory(&Runtime::new()?, &Keys::new()?, dir.path(), sizes)
 }
 
 /// Lines that stand in columns.
@@ -410,7 +444,7 @@ fn verification(table: &mut Table, runtime: &Runtime, keys: &Keys, dir: &Path) -
     let count = held.rows.len() as u64;
     for depth in Depth::ALL {
         let raw = || {
-            black_box(hash_rows(&held.rows, depth != Depth::Entries));
+            black_box(hash_rows(&held.rows, depth.reads_parts()));
             Ok(())
         };
         let times = by_turns(ROUNDS, || verify_at(&held, keys, depth), raw)?;
@@ -506,9 +540,9 @@ fn storage(runtime: &Runtime, keys: &Keys, dir: &Path) -> Result<()> {
     table.print(&head, ["pages", "content"])
 }
 
-fn memory(runtime: &Runtime, keys: &Keys, dir: &Path) -> Result<()> {
+fn memory(runtime: &Runtime, keys: &Keys, dir: &Path, sizes: &[usize]) -> Result<()> {
     let mut table = Table::default();
-    for events in [10_000, 100_000] {
+    for &events in sizes {
         let url = runtime.block_on(published_log(dir, keys, events, BYTES))?;
         for depth in Depth::ALL {
             let child = Command::new(std::env::current_exe()?)
