@@ -57,7 +57,7 @@ impl Writer {
     fn time(&mut self, before: &str, time: Timestamp) {
         self.text(before);
         self.0.push(b'"');
-        self.0.extend_from_slice(&time.to_bytes());
+        self.0.extend_from_slice(&time.to_ascii());
         self.0.push(b'"');
     }
 

@@ -111,7 +111,7 @@ impl Timestamp {
     }
 
     /// Writes that form.
-    pub(crate) fn to_bytes(self) -> [u8; 27] {
+    pub(crate) fn to_ascii(self) -> [u8; 27] {
         let mut out = *b"0000-00-00T00:00:00.000000Z";
         let mut put = |digits: Range<usize>, mut n: i64| {
             for digit in out[digits].iter_mut().rev() {
@@ -170,7 +170,7 @@ fn civil_from_days(days: i64) -> (i64, i64, i64) {
 
 impl fmt::Display for Timestamp {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.write_str(str::from_utf8(&self.to_bytes()).expect("digits and signs are ASCII"))
+        f.write_str(str::from_utf8(&self.to_ascii()).expect("digits and signs are ASCII"))
     }
 }
 

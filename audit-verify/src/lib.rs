@@ -90,4 +90,4 @@ pub use single::{ProofRefused, proof};
 pub use verdict::{
     Check, CheckReport, CheckResult, Counts, Covered, Finding, Outcome, Verdict, printable,
 };
-pub use walk::verify;
+pub use walk::{verify, verify_holding};

@@ -3,11 +3,9 @@
 use std::collections::BTreeSet;
 use std::ops::Range;
 
-use audit_core::secret::SecretKey;
-use audit_core::time::System;
+use audit_core::time::{IdSource as _, System};
 use audit_core::token::Token;
-use hmac::{Hmac, KeyInit, Mac};
-use sha2::Sha256;
+use sha2::{Digest as _, Sha256};
 
 /// The log is cut into so many ranges of indexes, so that a difference is found without keeping rows.
 const BUCKETS: u64 = 1024;
@@ -18,7 +16,9 @@ const BUCKETS: u64 = 1024;
 /// Two different multisets agree with a probability of about 2^-128, since whoever made the evidence can't know the
 /// key, which is drawn anew for every verification.
 pub(crate) struct TokenSums {
-    prf: Hmac<Sha256>,
+    /// SHA-256 over a key and what has a fixed length is a pseudorandom function. 24 bytes, so that key, token and index
+    /// are one block of it: this is computed twice for every token of the log.
+    key: [u8; 24],
     width: u64,
     expected: Vec<u128>,
     stored: Vec<u128>,
@@ -31,14 +31,13 @@ const EXCLUDED_MAX: usize = 10_000;
 
 impl TokenSums {
     pub(crate) fn new(indexes: Range<u64>) -> Self {
-        let key = SecretKey::random(&System);
-        let prf =
-            Hmac::<Sha256>::new_from_slice(key.expose()).expect("HMAC takes a key of any length");
+        let mut key = [0; 24];
+        System.fill(&mut key);
         let width = (indexes.end.saturating_sub(indexes.start))
             .div_ceil(BUCKETS)
             .max(1);
         Self {
-            prf,
+            key,
             width,
             expected: vec![0; 1024],
             stored: vec![0; 1024],
@@ -57,14 +56,14 @@ impl TokenSums {
     }
 
     fn value(&self, token: &Token, index: u64) -> u128 {
-        let mut prf = self.prf.clone();
-        prf.update(&token.0);
-        prf.update(&index.to_be_bytes());
-        let bytes = prf.finalize().into_bytes();
-        bytes
-            .iter()
-            .take(16)
-            .fold(0, |n, b| n << 8 | u128::from(*b))
+        let hash = Sha256::new()
+            .chain_update(self.key)
+            .chain_update(token.0)
+            .chain_update(index.to_be_bytes())
+            .finalize();
+        let mut half = [0; 16];
+        half.copy_from_slice(&hash[..16]);
+        u128::from_be_bytes(half)
     }
 
     fn bucket(&self, index: u64) -> usize {

@@ -368,12 +368,38 @@ pub struct Verdict {
     pub(crate) vkey_from: &'static str,
     /// The checks that this verdict is made of.
     scope: &'static [Check],
-    /// Of each check in `scope`, in its order.
-    tallies: Vec<Tally>,
+    /// Of every check that there is, in the order of their declaration; those that aren't in `scope` stay empty.
+    tallies: [Tally; SLOTS],
     findings: Vec<Finding>,
     undecided: Vec<String>,
     notices: Vec<String>,
 }
+
+/// Asked for every entry several times, so it looks for nothing.
+const fn slot(check: Check) -> usize {
+    check as usize
+}
+
+const SLOTS: usize = slot(Check::Completeness) + 1;
+
+const _: () = {
+    let mut at = 0;
+    while at < Check::ALL.len() {
+        assert!(
+            slot(Check::ALL[at]) < SLOTS,
+            "the last one is declared last"
+        );
+        at += 1;
+    }
+    at = 0;
+    while at < Check::EVIDENCE_BUNDLE.len() {
+        assert!(
+            slot(Check::EVIDENCE_BUNDLE[at]) < SLOTS,
+            "the last one is declared last"
+        );
+        at += 1;
+    }
+};
 
 fn push_capped(list: &mut Vec<String>, text: String) {
     if list.len() < NOTICES_MAX && !list.contains(&text) {
@@ -474,7 +500,7 @@ impl Verdict {
             open_runs_total: 0,
             vkey_from: "",
             scope,
-            tallies: vec![Tally::default(); scope.len()],
+            tallies: std::array::from_fn(|_| Tally::default()),
             findings: Vec::new(),
             undecided: Vec::new(),
             notices: Vec::new(),
@@ -495,11 +521,12 @@ impl Verdict {
         verdict
     }
 
-    fn slot(&self, check: Check) -> usize {
-        self.scope
-            .iter()
-            .position(|c| *c == check)
-            .expect("a verdict is asked for its own checks alone")
+    fn tally(&mut self, check: Check) -> &mut Tally {
+        debug_assert!(
+            self.scope.contains(&check),
+            "a verdict is asked for its own checks alone"
+        );
+        &mut self.tallies[slot(check)]
     }
 
     pub(crate) fn not_opened(&mut self, error: &Error) {
@@ -507,7 +534,7 @@ impl Verdict {
         for check in self.scope {
             let check = *check;
             // The engine may have answered all the same.
-            if self.tallies[self.slot(check)].population == 0 {
+            if self.tally(check).population == 0 {
                 self.not_checked(check, "the evidence could not be opened");
             }
         }
@@ -519,14 +546,14 @@ impl Verdict {
 
     /// A finding that may only follow from another, if `follows`.
     pub(crate) fn found(&mut self, check: Check, index: Option<u64>, message: &str, follows: bool) {
-        let slot = self.slot(check);
-        let tally = &mut self.tallies[slot];
+        let tally = self.tally(check);
         tally.findings += 1;
         tally.first_index = match (tally.first_index, index) {
             (Some(a), Some(b)) => Some(a.min(b)),
             (a, b) => a.or(b),
         };
-        if tally.findings <= FINDINGS_PER_CHECK_MAX as u64 && self.findings.len() < FINDINGS_MAX {
+        let few = tally.findings <= FINDINGS_PER_CHECK_MAX as u64;
+        if few && self.findings.len() < FINDINGS_MAX {
             self.findings.push(Finding {
                 check,
                 index,
@@ -546,13 +573,11 @@ impl Verdict {
     }
 
     pub(crate) fn count(&mut self, check: Check, n: u64) {
-        let slot = self.slot(check);
-        self.tallies[slot].population += n;
+        self.tally(check).population += n;
     }
 
     pub(crate) fn not_checked(&mut self, check: Check, why: impl Into<String>) {
-        let slot = self.slot(check);
-        push_capped(&mut self.tallies[slot].not_checked, plain(&why.into()));
+        push_capped(&mut self.tally(check).not_checked, plain(&why.into()));
     }
 
     pub(crate) fn undecide(&mut self, why: impl Into<String>) {
@@ -575,9 +600,9 @@ impl Verdict {
     /// Puts the findings into the order of their indexes, those that may follow from others last.
     pub(crate) fn finish(&mut self) {
         let scope = self.scope;
-        let slot = |check| scope.iter().position(|c| *c == check);
+        let place = |check| scope.iter().position(|c| *c == check);
         self.findings
-            .sort_by_key(|f| (f.follows, f.index.unwrap_or(u64::MAX), slot(f.check)));
+            .sort_by_key(|f| (f.follows, f.index.unwrap_or(u64::MAX), place(f.check)));
     }
 
     /// The answer in one word.
@@ -665,18 +690,14 @@ impl Verdict {
     /// How one check ended; one that is none of this verdict's was not done.
     #[must_use]
     pub fn check(&self, check: Check) -> CheckReport {
-        let tally = self
-            .scope
-            .iter()
-            .zip(&self.tallies)
-            .find(|(c, _)| **c == check)
-            .map_or_else(
-                || Tally {
-                    not_checked: vec!["not one of this verdict's checks".to_owned()],
-                    ..Tally::default()
-                },
-                |(_, tally)| tally.clone(),
-            );
+        let tally = if self.scope.contains(&check) {
+            self.tallies[slot(check)].clone()
+        } else {
+            Tally {
+                not_checked: vec!["not one of this verdict's checks".to_owned()],
+                ..Tally::default()
+            }
+        };
         let result = if tally.findings > 0 {
             CheckResult::Failed {
                 first_index: tally.first_index,

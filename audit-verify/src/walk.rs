@@ -19,9 +19,9 @@ use sha2::{Digest as _, Sha256};
 use crate::Evidence;
 use crate::checkpoints::{self, Checkpoints, Looked};
 use crate::content::Contents;
-use crate::keys::Keys;
+use crate::keys::{KEYS_MAX, Keys};
 use crate::policy::{Policy, Progress, Stage};
-use crate::runs::Runs;
+use crate::runs::{Runs, Said};
 use crate::second_root::SecondRoot;
 use crate::tiles::Tiles;
 use crate::tokens::TokenSums;
@@ -44,11 +44,22 @@ const UNPUBLISHED_HINT: &str =
 
 /// Verifies evidence against a policy. Every problem becomes part of the verdict.
 ///
-/// Entries are read once, in order. What is kept in memory grows with the runs and the data keys of the log, not with
-/// its entries.
+/// Entries are read once, in order, and once more for every further 114,688 data keys, since no more of them are kept
+/// in memory. What is kept grows with the runs of the log, and with nothing else of it.
 pub fn verify(
     evidence: &dyn Evidence,
     policy: &Policy<'_>,
+    progress: &mut dyn Progress,
+) -> Verdict {
+    verify_holding(evidence, policy, KEYS_MAX, progress)
+}
+
+/// As [`verify`], with at most `keys_max` data keys in memory at once: 65 bytes for each, and up to 122 more if it was
+/// destroyed or rewrapped, or if something of it is missing, or is there but for its first entry. The verdict is the same, but for which findings it tells one by one where there are many.
+pub fn verify_holding(
+    evidence: &dyn Evidence,
+    policy: &Policy<'_>,
+    keys_max: usize,
     progress: &mut dyn Progress,
 ) -> Verdict {
     let mut verdict = Verdict::new(policy.vkey.name(), policy.vkey.to_string());
@@ -82,7 +93,8 @@ pub fn verify(
         edge: EdgeTiles::new(),
         tiles: Tiles::new(),
         runs: Runs::new(),
-        keys: Keys::new(),
+        keys: Keys::new(keys_max),
+        said: BTreeMap::new(),
         tokens: TokenSums::new(0..size),
         token_rows: 0,
         contents: None,
@@ -150,6 +162,8 @@ struct Walk<'a> {
     tiles: Tiles,
     runs: Runs,
     keys: Keys,
+    /// What is known of the entries that destroy or rewrap data keys, if the walk must be repeated.
+    said: BTreeMap<u64, Said>,
     tokens: TokenSums,
     /// Rows that the token index must have.
     token_rows: u64,
@@ -387,7 +401,7 @@ impl Walk<'_> {
                         self.size
                     ),
                 );
-                self.keys.incomplete(|| {
+                self.keys.incomplete(self.size, || {
                     format!("the entries from index {} on were not read", self.size)
                 });
             }
@@ -420,7 +434,7 @@ impl Walk<'_> {
         ] {
             self.verdict.not_checked(check, why.clone());
         }
-        self.keys.incomplete(|| why);
+        self.keys.incomplete(self.next, || why);
         false
     }
 
@@ -444,8 +458,7 @@ impl Walk<'_> {
             Err(e) => {
                 self.verdict.find(Check::Entry, Some(index), describe(&e));
                 self.runs.damaged(index);
-                self.keys
-                    .incomplete(|| format!("the entry at index {index} could not be read"));
+                self.keys.incomplete(index, || unreadable(index));
                 self.tokens.exclude(index);
             }
             Ok(entry) => {
@@ -492,8 +505,15 @@ impl Walk<'_> {
         }
         let v = &mut self.verdict;
         let said = self.runs.check(index, entry, self.policy, v);
-        let there = row.tokens.is_some() || row.parts.is_some();
-        self.keys.check(index, entry, there, said, v);
+        self.keys.check(index, entry, there(row), said, v);
+        if said.signed
+            && matches!(
+                entry.kind.as_str(),
+                kinds::KEY_DESTROYED | kinds::KEY_REWRAPPED
+            )
+        {
+            self.said.insert(index, said);
+        }
         if entry.kind.as_str() == kinds::WRITER_CLOSED {
             self.closed = Some(index);
         }
@@ -854,14 +874,17 @@ impl Walk<'_> {
         }
         self.roots();
         self.later_checkpoints(complete);
-        let records = self.key_records(complete, progress);
+        let mut records = self.key_records(complete, false, progress);
         if complete {
             self.token_table(progress);
         }
-        let follows = self.altered();
-        self.keys
-            .finish(complete && records, follows, &mut self.verdict);
-        self.verdict.counts.keys = self.keys.len();
+        self.finish_share(complete && records);
+        while self.keys.next_share() {
+            self.entries_again(progress);
+            records = self.key_records(complete, !records, progress) && records;
+            self.finish_share(complete && records);
+        }
+        self.keys.finish(&mut self.verdict);
         self.runs.finish(&mut self.verdict);
         if self.heads.skipped > 0 {
             self.verdict.not_checked(
@@ -885,6 +908,72 @@ impl Walk<'_> {
             || [Check::Root, Check::Remembered]
                 .into_iter()
                 .any(|c| matches!(self.verdict.check(c).result, CheckResult::Failed { .. }))
+    }
+
+    fn finish_share(&mut self, records_read: bool) {
+        let follows = self.altered();
+        self.keys
+            .finish_share(records_read, follows, &mut self.verdict);
+    }
+
+    /// Walks the entries once more, for what they say of the data keys that were too many the first time.
+    fn entries_again(&mut self, progress: &mut dyn Progress) {
+        let parts = if self.read_parts {
+            Parts::With
+        } else {
+            Parts::Without
+        };
+        let mut at = 0;
+        while at < self.next {
+            let rows = match self.evidence.rows(at..self.next, parts) {
+                Ok(rows) => rows,
+                Err(e) => {
+                    self.verdict.failed_read(Check::Keys, &e);
+                    return self.not_again(at);
+                }
+            };
+            if rows.first().is_none_or(|row| row.index != at) {
+                return self.not_again(at);
+            }
+            for row in rows {
+                if row.index != at || at == self.next {
+                    break;
+                }
+                self.keys_of(&row);
+                at += 1;
+                if at.is_multiple_of(PROGRESS) {
+                    progress.at(Stage::Entries, at, self.next);
+                }
+            }
+        }
+    }
+
+    fn not_again(&mut self, at: u64) {
+        let why = format!("the entry at index {at} was there, and was not when it was read again");
+        self.verdict.undecide(why.clone());
+        self.keys.incomplete(0, || why);
+    }
+
+    /// What one row says of data keys; all else of it was checked the first time.
+    fn keys_of(&mut self, row: &Row) {
+        let index = row.index;
+        let Ok(entry) = Entry::decode(&row.entry) else {
+            return self.keys.incomplete(index, || unreadable(index));
+        };
+        let nothing = Said {
+            mac: false,
+            signed: false,
+        };
+        let said = self.said.get(&index).copied().unwrap_or(nothing);
+        self.keys
+            .check(index, &entry, there(row), said, &mut self.verdict);
+        // Without a key they were found missing the first time.
+        if entry.tokens.is_some() && row.tokens.is_none() {
+            self.keys.absent(index, &entry, Check::Tokens);
+        }
+        if self.read_parts && entry.content.is_some() && row.parts.is_none() {
+            self.keys.absent(index, &entry, Check::Parts);
+        }
     }
 
     /// Says where a wrong root comes from, as far as the stored tiles tell.
@@ -974,8 +1063,9 @@ impl Walk<'_> {
                 }
                 continue;
             }
-            self.keys
-                .incomplete(|| format!("the entries from index {now} on are missing"));
+            self.keys.incomplete(now, || {
+                format!("the entries from index {now} on are missing")
+            });
             let what = if check == Check::Root {
                 "a checkpoint"
             } else {
@@ -991,14 +1081,16 @@ impl Walk<'_> {
         }
     }
 
-    /// Compares the key records with what the entries say. `false`: they could not be read to the end.
-    fn key_records(&mut self, complete: bool, progress: &mut dyn Progress) -> bool {
+    /// Compares the key records with what the entries say. `false`: they could not be read to the end, which is
+    /// found unless it was `told` already.
+    fn key_records(&mut self, complete: bool, told: bool, progress: &mut dyn Progress) -> bool {
         let mut after = None;
         let mut wrong = BTreeMap::new();
         let mut read = 0_u64;
         loop {
             let page = match self.evidence.keys(after, PAGE) {
                 Ok(page) => page,
+                Err(_) if told => return false,
                 Err(e) => {
                     self.verdict.failed_read(Check::Keys, &e);
                     self.verdict
@@ -1011,6 +1103,9 @@ impl Walk<'_> {
             }
             for record in page {
                 if after.is_some_and(|after| record.id <= after) {
+                    if told {
+                        return false;
+                    }
                     self.verdict.find(
                         Check::Keys,
                         None,
@@ -1029,7 +1124,7 @@ impl Walk<'_> {
             }
             progress.at(Stage::Keys, read, self.keys.len());
         }
-        self.verdict.count(Check::Keys, self.keys.len());
+        self.verdict.count(Check::Keys, self.keys.share_len());
         if complete && (!wrong.is_empty() || self.keys.unexplained()) {
             // On a live store, entries that came since may explain it.
             self.tail();
@@ -1374,6 +1469,15 @@ impl Walk<'_> {
             _ => v.not_checked(Check::Fresh, "nothing is published"),
         }
     }
+}
+
+/// Whether the tokens or the parts of an entry are there.
+fn there(row: &Row) -> bool {
+    row.tokens.is_some() || row.parts.is_some()
+}
+
+fn unreadable(index: u64) -> String {
+    format!("the entry at index {index} could not be read")
 }
 
 fn seconds(micros: i64) -> String {

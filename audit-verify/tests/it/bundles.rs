@@ -6,10 +6,10 @@ use std::sync::OnceLock;
 use audit_core::ErrorKind;
 use audit_core::row::Parts;
 use audit_verify::bundle::{Reader, export};
-use audit_verify::{Check, CheckResult, Evidence, Policy, Verdict, verify};
+use audit_verify::{Check, CheckResult, Evidence, Policy, Verdict};
 use proptest::prelude::*;
 
-use crate::world::{World, small, world};
+use crate::world::{World, small, verify, world};
 
 fn exported(world: &World, parts: bool) -> Vec<u8> {
     let mut out = Vec::new();

@@ -11,10 +11,10 @@ use audit_core::secret::SecretKey;
 use audit_core::time::{Clock as _, System, Timestamp};
 use audit_tlog::hash::leaf_hash;
 use audit_tlog::tile::EdgeTiles;
-use audit_verify::{Check, CheckResult, Policy, Verdict, verify};
+use audit_verify::{Check, CheckResult, Policy, Verdict, verify_holding};
 use uuid::Uuid;
 
-use crate::world::{HandRun, Mem, bare, facts, other, sign, sign_as_it_is, store, world};
+use crate::world::{HandRun, Mem, bare, facts, other, sign, sign_as_it_is, store, verify, world};
 
 fn published(change: impl FnOnce(&mut Mem)) -> Verdict {
     let world = world();
@@ -427,6 +427,70 @@ fn erase(log: &mut Mem, id: Uuid) {
         }
     }
     log.keys.remove(&id);
+}
+
+#[test]
+fn an_erasure_that_is_not_complete_is_undecided_however_few_keys_are_kept_at_once() {
+    let world = world();
+    let mut log = world.log.clone();
+    let ids: Vec<Uuid> = log.keys.keys().copied().take(12).collect();
+    let sealed = |log: &Mem, id| -> Vec<usize> {
+        let of = |i: &usize| log.rows[*i].tokens.is_some() && log.entry(*i).key == Some(id);
+        (0..log.rows.len()).filter(of).collect()
+    };
+    // One has lost its record and what its first entry has, one everything, the others nothing.
+    let half = ids.iter().find(|id| sealed(&log, **id).len() > 1).unwrap();
+    let whole = ids.iter().find(|id| *id != half).unwrap();
+    erase(&mut log, *whole);
+    log.keys.remove(half);
+    let of_half = sealed(&log, *half)[0];
+    (log.rows[of_half].tokens, log.rows[of_half].parts) = (None, None);
+    let destroyed = facts(|f| f.keys = Some(LogKeys::Ids(ids.clone())));
+    with_key_entry(&mut log, kinds::KEY_DESTROYED, destroyed, &world.ring);
+
+    let kept: Vec<&Uuid> = ids.iter().filter(|id| log.keys.contains_key(id)).collect();
+    let there: Vec<usize> = ids
+        .iter()
+        .filter_map(|id| sealed(&log, *id).first().copied())
+        .collect();
+    assert!(
+        kept.len() == ids.len() - 2 && there.len() == ids.len() - 1,
+        "{kept:?} {there:?}"
+    );
+    let should = [
+        format!(
+            "{} data keys are destroyed, but their records are there (the first: {}): the erasure is not complete, or was \
+             undone; erase again",
+            kept.len(),
+            kept[0]
+        ),
+        format!(
+            "{} data keys are destroyed, but tokens or stored parts that were erased with them are there (the first: of the \
+             entry at index {}): the erasure is not complete, or was undone; erase again",
+            there.len(),
+            there.iter().min().unwrap()
+        ),
+    ];
+    // A log in which a key has lost its record and what its first entry has.
+    let alone = facts(|f| f.keys = Some(LogKeys::Ids(vec![*half])));
+    let mut other = world.log.clone();
+    let [first, second] = sealed(&other, *half)[..2] else {
+        unreachable!()
+    };
+    (other.rows[first].tokens, other.rows[first].parts) = (None, None);
+    other.keys.remove(half);
+    with_key_entry(&mut other, kinds::KEY_DESTROYED, alone, &world.ring);
+    let one = [format!(
+        "1 data keys are destroyed, but tokens or stored parts that were erased with them are there (the first: of the entry \
+         at index {second}): the erasure is not complete, or was undone; erase again"
+    )];
+    for (log, should) in [(&log, &should[..]), (&other, &one[..])] {
+        for keys_max in [4, 1_000_000] {
+            let verdict = verify_holding(log, &world.public(), keys_max, &mut ());
+            assert_eq!(verdict.exit_code(), 2, "{keys_max}: {verdict}");
+            assert_eq!(verdict.undecided(), should, "{keys_max}");
+        }
+    }
 }
 
 #[test]

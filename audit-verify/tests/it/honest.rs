@@ -2,9 +2,9 @@
 
 use std::time::Duration;
 
-use audit_verify::{Check, CheckResult, Outcome, Policy, verify};
+use audit_verify::{Check, CheckResult, Outcome, Policy};
 
-use crate::world::{HandRun, Mem, bare, other, small, world};
+use crate::world::{HandRun, Mem, bare, other, small, verify, world};
 
 #[test]
 fn an_honest_log_holds_in_every_check() {

@@ -5,10 +5,10 @@ use audit_core::row::Row;
 use audit_core::{Kind, time::Timestamp};
 use audit_tlog::Hash;
 use audit_tlog::checkpoint::{self, Checkpoint};
-use audit_verify::{Check, CheckResult, Policy, verify};
+use audit_verify::{Check, CheckResult, Policy};
 use uuid::Uuid;
 
-use crate::world::{Mem, World, other, small, world};
+use crate::world::{Mem, World, other, small, verify, world};
 
 struct Case {
     name: &'static str,
