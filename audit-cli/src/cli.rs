@@ -251,7 +251,7 @@ pub(crate) struct BundleArgs {
     /// This event, by its id or leaf index; can be given several times, without the others
     #[arg(long, value_name = "ID", conflicts_with_all = ["session", "from", "to"])]
     pub(crate) event: Vec<String>,
-    /// Withhold a field, for example subject, payloads/request or attributes/gen_ai.*; can be given several times
+    /// Withhold a field, for example subject, payloads/request or refs/*; can be given several times
     #[arg(long, value_name = "FIELD")]
     pub(crate) redact: Vec<String>,
     /// Disclose this field and no other; can be given several times

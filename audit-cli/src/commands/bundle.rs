@@ -9,6 +9,7 @@ use audit_core::event::Kind;
 use audit_core::reader::{Filter, LogReader};
 use audit_tlog::Hash;
 use audit_tlog::checkpoint::Checkpoint;
+use audit_tracer::StoreEvidence;
 use audit_verify::evidence_bundle::{
     BundlePolicy, Made, Query, Request, Selection, make, verify_bundle,
 };
@@ -16,7 +17,7 @@ use audit_verify::evidence_bundle::{
 use crate::cli::BundleArgs;
 use crate::context::{Context, time};
 use crate::error::{CliError, Result};
-use crate::evidence::StoreEvidence;
+
 use crate::output;
 
 /// Matches that are looked up at once.

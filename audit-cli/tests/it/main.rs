@@ -7,8 +7,8 @@
 )]
 
 mod architecture;
-mod crash;
 mod bundle;
+mod crash;
 mod demo;
 mod emit;
 mod init;

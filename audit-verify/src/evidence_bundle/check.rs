@@ -23,7 +23,7 @@ use super::tar::{Archive, Lines, MEMBER_BYTES_MAX, Member};
 use super::{
     BUNDLE_BYTES_MAX, BundleCounts, CHECKPOINTS, CHECKPOINTS_MAX, CHUNK, CONSISTENCY, Consistency,
     DISCLOSURE_LINE_BYTES_MAX, DISCLOSURES, DisclosureLine, ENTRIES, ENTRIES_MAX,
-    ENTRY_LINE_BYTES_MAX, EntryLine, FieldLine, KEYS, Keys, LIMITS, MAGIC, MANIFEST,
+    ENTRY_LINE_BYTES_MAX, EntryLine, FieldLine, KEYS, KeysFile, LIMITS, MAGIC, MANIFEST,
     MULTI_LINE_BYTES_MAX, MULTIPROOFS, Manifest, MultiLine, PATTERN_BYTES_MAX, PAYLOADS, README,
     SMALL_BYTES_MAX, Selection, TEXT_BYTES_MAX, V, VERSION, decode, hashes, is_field,
     payload_member, text, verify_multi_proof,
@@ -154,7 +154,7 @@ fn run<R: Read + Seek>(file: R, policy: &BundlePolicy, verdict: &mut Verdict) ->
         }
     }
     let bytes = front.small(KEYS, SMALL_BYTES_MAX, verdict)?;
-    let keys: Keys = decode(&bytes, KEYS).within(Check::Identity)?;
+    let keys: KeysFile = decode(&bytes, KEYS).within(Check::Identity)?;
     let notes = front.checkpoints(verdict)?;
     let bytes = front.small(CONSISTENCY, SMALL_BYTES_MAX, verdict)?;
     let consistency: Consistency = decode(&bytes, CONSISTENCY).within(Check::Consistency)?;
@@ -162,21 +162,20 @@ fn run<R: Read + Seek>(file: R, policy: &BundlePolicy, verdict: &mut Verdict) ->
     let multi = front.lines(MULTIPROOFS, MULTI_LINE_BYTES_MAX, verdict)?;
     let disclosures = front.lines(DISCLOSURES, DISCLOSURE_LINE_BYTES_MAX, verdict)?;
 
-    let vkey = match &policy.vkey {
-        Some(vkey) => vkey.clone(),
-        None => {
-            let vkey: VerifierKey = keys
-                .vkey
-                .parse()
-                .map_err(|e: NoteError| Error::corrupt("keys.json: vkey").because(e))
-                .within(Check::Identity)?;
-            verdict.name(vkey.name(), vkey.to_string());
-            verdict.vkey_from = ", taken from the bundle";
-            verdict.undecide(
-                "keys taken from the bundle: no public key was given, and whoever made the bundle may have made its keys",
-            );
-            vkey
-        }
+    let vkey = if let Some(vkey) = &policy.vkey {
+        vkey.clone()
+    } else {
+        let vkey: VerifierKey = keys
+            .vkey
+            .parse()
+            .map_err(|e: NoteError| Error::corrupt("keys.json: vkey").because(e))
+            .within(Check::Identity)?;
+        verdict.name(vkey.name(), vkey.to_string());
+        verdict.vkey_from = ", taken from the bundle";
+        verdict.undecide(
+            "keys taken from the bundle: no public key was given, and whoever made the bundle may have made its keys",
+        );
+        vkey
     };
     let signed = Signed::of(&notes, &manifest, &vkey, verdict);
     consistent(&notes, &signed, &consistency, verdict);
@@ -1015,7 +1014,7 @@ impl<R: Read + Seek> Walk<'_, R> {
     /// What can be said once everything was read.
     fn conclude(
         &mut self,
-        keys: &Keys,
+        keys: &KeysFile,
         signed: &Signed,
         found: &[(String, u64, Option<Digest>)],
         verdict: &mut Verdict,

@@ -24,9 +24,9 @@ use super::tar::{Spool, write_end, write_member};
 use super::{
     BundleCounts, CHECKPOINTS, CHECKPOINTS_MAX, CHUNK, CONSISTENCY, Consistency, ConsistencyProof,
     DISCLOSURE_LINE_BYTES_MAX, DISCLOSURES, DisclosureLine, ENTRIES, ENTRIES_MAX,
-    ENTRY_LINE_BYTES_MAX, EntryLine, FieldLine, KEYS, Keys, LIMITS, MANIFEST, MULTI_LINE_BYTES_MAX,
-    MULTIPROOFS, Manifest, MemberDigest, MultiLine, PAYLOADS, Query, README, SMALL_BYTES_MAX,
-    Selection, V, VERSION, digests, multi_proof, payload_member, text,
+    ENTRY_LINE_BYTES_MAX, EntryLine, FieldLine, KEYS, KeysFile, LIMITS, MANIFEST,
+    MULTI_LINE_BYTES_MAX, MULTIPROOFS, Manifest, MemberDigest, MultiLine, PAYLOADS, Query, README,
+    SMALL_BYTES_MAX, Selection, V, VERSION, digests, multi_proof, payload_member, text,
 };
 use crate::Evidence;
 
@@ -501,7 +501,7 @@ impl<S: Read + Write + Seek> Maker<'_, S> {
         let (first, _) = self.row(0, Parts::Without)?;
         let mut registered: Vec<PublicKey> = self.registered.iter().cloned().collect();
         registered.sort_unstable_by_key(|k| (k.role, k.public));
-        let keys = Keys {
+        let keys = KeysFile {
             keys: registered,
             opened: leaf_hash(&first.entry).into(),
             origin: self.ring.origin().to_owned(),

@@ -298,7 +298,7 @@ pub struct Manifest {
 
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(deny_unknown_fields)]
-struct Keys {
+struct KeysFile {
     keys: Vec<PublicKey>,
     opened: Digest,
     origin: String,

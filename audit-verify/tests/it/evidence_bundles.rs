@@ -526,7 +526,7 @@ fn a_kept_checkpoint_is_not_compared() {
     assert_eq!(kept(vec![other().log.last_checkpoint()]).exit_code(), 2);
     // Another history of the same size, signed by the same key.
     let mut log = world.log.clone();
-    log.edit(5, |e| e.mac.0[0] ^= 1);
+    log.edit(0, |e| e.mac.0[0] ^= 1);
     let verdict = kept(vec![log.signed(&world.ring, sizes[1] as usize)]);
     assert_eq!(verdict.exit_code(), 1, "{verdict}");
     assert_eq!(verdict.findings()[0].check, Check::Remembered);
@@ -897,9 +897,8 @@ fn matrix(base: &[u8], foreign: &Members, twin: &Members) -> Matrix {
     let differs = |n: &&usize| good[**n].1 != good[payloads[0]].1;
     if let Some(another) = payloads.iter().find(differs) {
         matrix.members("payloads swapped", &good, "payloads/", |m| {
-            let kept = m[payloads[0]].1.clone();
-            m[payloads[0]].1 = m[*another].1.clone();
-            m[*another].1 = kept;
+            let kept = std::mem::take(&mut m[payloads[0]].1);
+            m[payloads[0]].1 = std::mem::replace(&mut m[*another].1, kept);
         });
     }
     matrix.members(
@@ -1239,6 +1238,7 @@ fn what_the_publisher_alone_signed_passes() {
 // ---- the second verifier
 
 /// Runs the Python verifier over files; the exit code of each.
+#[expect(clippy::print_stdout, reason = "a test that is skipped says so")]
 fn python(dir: &Path, files: &[String], args: &[&str]) -> Option<BTreeMap<String, u8>> {
     let Some(python) = std::env::var_os("AUDIT_TEST_PYTHON") else {
         assert!(
@@ -1306,7 +1306,9 @@ fn the_two_verifiers_disagree() {
             .map(|case| (format!("{base}, {}", case.name), case.bytes))
             .collect();
         cases.push((base.to_owned(), bytes));
-        groups.push((BundlePolicy::default(), cases.clone()));
+        // Every fourth is enough to see that both refuse a key from the bundle.
+        let some = cases.iter().step_by(4).cloned().collect();
+        groups.push((BundlePolicy::default(), some));
         groups.push((small_policy.clone(), cases));
     }
     let mut total = [0; 3];
@@ -1342,7 +1344,7 @@ fn the_two_verifiers_disagree() {
         }
     }
     assert!(
-        total[0] >= 16 && total[1] > 1000 && total[2] > 50,
+        total[0] >= 16 && total[1] > 800 && total[2] > 40,
         "{total:?}"
     );
     println!(
@@ -1368,7 +1370,7 @@ fn the_two_verifiers_disagree() {
     std::fs::write(dir.path().join("plain"), made(world, &session("session-3"))).unwrap();
     std::fs::write(dir.path().join("kept"), &since[0]).unwrap();
     let mut log = world.log.clone();
-    log.edit(5, |e| e.mac.0[0] ^= 1);
+    log.edit(0, |e| e.mac.0[0] ^= 1);
     std::fs::write(
         dir.path().join("other"),
         log.signed(&world.ring, sizes[0] as usize),
