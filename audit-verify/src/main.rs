@@ -314,9 +314,8 @@ fn evidence_bundle(args: &mut lexopt::Parser) -> Result<u8> {
                 once(&mut auditor, PathBuf::from(args.value()?), "--auditor-key")?;
             }
             Long("checkpoint") => {
-                policy
-                    .remembered
-                    .push(read(Path::new(&args.value()?), "checkpoint", NOTE_LEN_MAX)?)
+                let note = read(Path::new(&args.value()?), "checkpoint", NOTE_LEN_MAX)?;
+                policy.remembered.push(note);
             }
             Long("json") => json = true,
             other => return Err(other.unexpected().into()),
