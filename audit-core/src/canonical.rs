@@ -1,5 +1,7 @@
 //! Canonical JSON (RFC 8785), the one encoding that is hashed.
 
+use std::fmt;
+
 use serde::Serialize;
 use serde::de::DeserializeOwned;
 use serde_json::Value;
@@ -20,6 +22,72 @@ pub const DEPTH_MAX: usize = 64;
 pub fn to_vec<T: Serialize>(value: &T) -> Result<Vec<u8>> {
     serde_json_canonicalizer::to_vec(value)
         .map_err(|e| Error::invalid("a value has no canonical JSON").because(e))
+}
+
+/// Appends the canonical bytes of `value` to `out`, as [`to_vec`] makes them and several times as fast.
+///
+/// # Errors
+///
+/// As [`to_vec`].
+pub(crate) fn write(value: &Value, out: &mut Vec<u8>) -> Result<()> {
+    match value {
+        Value::Null => out.extend_from_slice(b"null"),
+        Value::Bool(true) => out.extend_from_slice(b"true"),
+        Value::Bool(false) => out.extend_from_slice(b"false"),
+        Value::String(text) => write_plain(text, out)?,
+        Value::Number(n) => {
+            // Only numbers with a fraction, or beyond what a double holds, are written otherwise than `serde_json` does.
+            let plain = n.as_i64().map(i64::unsigned_abs).or_else(|| n.as_u64());
+            if plain.is_some_and(|n| n <= INTEGER_MAX) {
+                write_plain(n, out)?;
+            } else {
+                out.extend_from_slice(&to_vec(n)?);
+            }
+        }
+        Value::Array(items) => {
+            out.push(b'[');
+            for (position, item) in items.iter().enumerate() {
+                if position > 0 {
+                    out.push(b',');
+                }
+                write(item, out)?;
+            }
+            out.push(b']');
+        }
+        Value::Object(members) => {
+            out.push(b'{');
+            for (position, (name, value)) in in_order(members).into_iter().enumerate() {
+                if position > 0 {
+                    out.push(b',');
+                }
+                write_plain(name, out)?;
+                out.push(b':');
+                write(value, out)?;
+            }
+            out.push(b'}');
+        }
+    }
+    Ok(())
+}
+
+/// Appends the JSON of what `serde_json` writes as RFC 8785 asks: strings, integers up to [`INTEGER_MAX`], and structs
+/// of these whose members stand in order.
+pub(crate) fn write_plain<T: Serialize + ?Sized>(value: &T, out: &mut Vec<u8>) -> Result<()> {
+    serde_json::to_writer(out, value)
+        .map_err(|e| Error::invalid("a value has no canonical JSON").because(e))
+}
+
+/// The members in the order of RFC 8785 §3.2.3: by the UTF-16 code units of their names.
+pub(crate) fn in_order(members: &serde_json::Map<String, Value>) -> Vec<(&String, &Value)> {
+    let mut members: Vec<_> = members.iter().collect();
+    members.sort_by(|(a, _), (b, _)| {
+        if a.is_ascii() && b.is_ascii() {
+            a.cmp(b)
+        } else {
+            a.encode_utf16().cmp(b.encode_utf16())
+        }
+    });
+    members
 }
 
 /// Decodes `bytes`, which must be the canonical encoding of what they decode to.
@@ -44,8 +112,8 @@ pub fn from_slice<T: Serialize + DeserializeOwned>(bytes: &[u8], what: &str) -> 
 /// # Errors
 ///
 /// [`ErrorKind::Invalid`](crate::ErrorKind::Invalid), naming the place.
-pub fn check(value: &Value, place: &str) -> Result<()> {
-    fn walk(value: &Value, depth: usize, place: &str) -> Result<()> {
+pub fn check(value: &Value, place: impl fmt::Display) -> Result<()> {
+    fn walk(value: &Value, depth: usize, place: &dyn fmt::Display) -> Result<()> {
         if depth > DEPTH_MAX {
             return Err(Error::invalid(format!(
                 "{place} nests deeper than {DEPTH_MAX} levels"
@@ -60,7 +128,7 @@ pub fn check(value: &Value, place: &str) -> Result<()> {
             _ => Ok(()),
         }
     }
-    walk(value, 0, place)
+    walk(value, 0, &place)
 }
 
 /// `value` with every integer beyond ±(2^53 − 1) written as a string, for JSON that comes from elsewhere.
@@ -121,6 +189,26 @@ mod tests {
             .map(|v| text.find(v).unwrap())
             .collect();
         assert!(order.is_sorted(), "members are not in UTF-16 order: {text}");
+    }
+
+    #[test]
+    fn the_fast_writer_differs_from_the_general_one() {
+        let strange: String = (0..0x300_u32)
+            .chain([0x2028, 0xe000, 0xfb33, 0xffff, 0x1_f600])
+            .filter_map(char::from_u32)
+            .collect();
+        let values = json!({
+            "strange": strange, "\u{20ac}": 1, "\r": 2, "\u{fb33}": 3, "1": 4, "\u{1f600}": 5, "\u{80}": 6, "": 7,
+            "numbers": [0, -1, 9_007_199_254_740_991_u64, -9_007_199_254_740_991_i64, 9_007_199_254_740_993_u64,
+                u64::MAX, i64::MIN, 0.0, -0.0, 1.0, 1e21, 1e20, 1e-7, 0.1, -1.5e300, 5e-324],
+            "deep": [[], {}, [{}], {"b": [null, true, false], "a": {"z": "", "y": "\u{0}\u{7f}\"\\/"}}],
+        });
+        let mut fast = Vec::new();
+        write(&values, &mut fast).unwrap();
+        assert_eq!(
+            String::from_utf8(fast).unwrap(),
+            String::from_utf8(to_vec(&values).unwrap()).unwrap()
+        );
     }
 
     #[test]

@@ -409,10 +409,7 @@ impl Event {
         }
         for (name, value) in &self.attributes {
             check_text("name of an attribute", name)?;
-            if canonical::check(value, "").is_err() {
-                // Again, with the place in words.
-                canonical::check(value, &format!("attributes.{name}"))?;
-            }
+            canonical::check(value, format_args!("attributes.{name}"))?;
         }
         if self.payloads.len() > PAYLOADS_MAX {
             return Err(Error::invalid(format!(
@@ -479,7 +476,7 @@ impl Event {
         .chain(
             self.refs
                 .iter()
-                .map(|(name, value)| (format!("refs/{name}"), value.as_str())),
+                .map(|(name, value)| (["refs/", name].concat(), value.as_str())),
         )
     }
 }
@@ -524,10 +521,6 @@ impl Content {
             subject: event.subject.clone(),
             system: event.system.clone(),
         }
-    }
-
-    pub(crate) fn is_empty(&self) -> bool {
-        *self == Self::default()
     }
 }
 

@@ -2,11 +2,12 @@
 
 /// `audit-trail/1 NAME` and a zero byte.
 pub(crate) fn label(name: &str) -> Vec<u8> {
-    let mut out = Vec::with_capacity(15 + name.len());
-    out.extend_from_slice(b"audit-trail/1 ");
-    out.extend_from_slice(name.as_bytes());
-    out.push(0);
-    out
+    label_parts(name).concat()
+}
+
+/// The same in pieces, for what hashes it often.
+pub(crate) fn label_parts(name: &str) -> [&[u8]; 3] {
+    [b"audit-trail/1 ", name.as_bytes(), &[0]]
 }
 
 /// `bytes` behind their length in two bytes. Names and origins are at most 255 bytes, fields at most 300.

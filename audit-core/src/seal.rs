@@ -1,9 +1,13 @@
 //! Sealing: field commitments, compression, encryption (`docs/format.md` §4).
 
 use std::collections::BTreeMap;
+use std::ops::Range;
 
+use audit_tlog::frontier::Frontier;
+use hmac::{Hmac, KeyInit as _, Mac as _};
 use rs_merkle::{Hasher, MerkleTree};
-use serde_json::Value;
+use serde::Serialize;
+use serde_json::{Map, Value};
 use sha2::{Digest as _, Sha256};
 use uuid::Uuid;
 use zeroize::Zeroizing;
@@ -13,9 +17,12 @@ use crate::canonical;
 use crate::datakey::DataKey;
 use crate::entry::{ContentPart, Entry, PayloadPart};
 use crate::error::{Error, Result};
-use crate::event::{CONTENT_BYTES_MAX, Content, Event, PAYLOAD_BYTES_MAX, Payload, TEXT_BYTES_MAX};
+use crate::event::{
+    Actor, CONTENT_BYTES_MAX, Capture, Content, Correlation, Event, PAYLOAD_BYTES_MAX, Payload,
+    SystemRef, TEXT_BYTES_MAX,
+};
 use crate::hex::{Digest, Hex};
-use crate::label::{label, lp};
+use crate::label::{label, label_parts, lp};
 use crate::secret::SecretKey;
 use crate::time::IdSource;
 
@@ -61,16 +68,23 @@ impl Hasher for Rfc6962 {
 }
 
 /// The salted commitments of one event.
-struct Commitments<'a> {
-    secret: &'a SecretKey,
+struct Commitments {
+    /// With the event's secret as its key; wiped when it is dropped.
+    keyed: Hmac<Sha256>,
 }
 
-impl Commitments<'_> {
+impl Commitments {
+    fn new(secret: &SecretKey) -> Self {
+        Self {
+            keyed: Hmac::new_from_slice(secret.expose()).expect("HMAC takes a key of any length"),
+        }
+    }
+
     fn salt(&self, name: &str) -> Zeroizing<[u8; 32]> {
-        use hmac::{Hmac, KeyInit, Mac};
-        let mut mac = Hmac::<Sha256>::new_from_slice(self.secret.expose())
-            .expect("HMAC takes a key of any length");
-        mac.update(&label("salt"));
+        let mut mac = self.keyed.clone();
+        for part in label_parts("salt") {
+            mac.update(part);
+        }
         mac.update(name.as_bytes());
         Zeroizing::new(mac.finalize().into_bytes().into())
     }
@@ -97,7 +111,9 @@ impl CommitmentHasher {
     #[must_use]
     pub fn new(salt: &[u8; 32], name: &str) -> Self {
         let mut hash = Sha256::new();
-        hash.update(label("field"));
+        for part in label_parts("field") {
+            hash.update(part);
+        }
         hash.update(salt);
         hash.update(lp(name.as_bytes()));
         Self(hash)
@@ -115,50 +131,168 @@ impl CommitmentHasher {
     }
 }
 
-/// The fields of a content with their values, payloads apart, not sorted.
-fn content_fields(content: &Content) -> Result<Vec<(String, Vec<u8>)>> {
-    let value = serde_json::to_value(content)
-        .map_err(|e| Error::invalid("content is not JSON").because(e))?;
-    let Value::Object(members) = value else {
-        return Err(Error::invalid("content is not a JSON object"));
-    };
-    let mut fields = Vec::new();
-    for (member, value) in members {
-        match value {
-            Value::Object(inner) if member == "attributes" || member == "refs" => {
-                for (name, value) in inner {
-                    fields.push((format!("{member}/{name}"), canonical::to_vec(&value)?));
-                }
-            }
-            other => fields.push((member, canonical::to_vec(&other)?)),
-        }
-    }
-    Ok(fields)
+/// The canonical content, and where its fields lie in it: a field's value is the canonical JSON of a member's.
+struct PlainContent {
+    bytes: Vec<u8>,
+    fields: Vec<(String, Range<usize>)>,
 }
 
-/// The tree over the sorted commitments.
-struct FieldTree {
-    names: Vec<String>,
-    tree: MerkleTree<Rfc6962>,
+/// The members of a content, wherever they are kept.
+struct Members<'a> {
+    actor: Option<&'a Actor>,
+    attributes: &'a Map<String, Value>,
+    capture: Option<&'a Capture>,
+    correlation: Option<&'a Correlation>,
+    on_behalf_of: Option<&'a Actor>,
+    refs: &'a BTreeMap<String, String>,
+    session_id: Option<&'a String>,
+    subject: Option<&'a String>,
+    system: Option<&'a SystemRef>,
 }
 
-impl FieldTree {
-    fn new(mut committed: Vec<(String, Digest)>) -> Self {
-        committed.sort_unstable_by(|a, b| a.0.cmp(&b.0));
-        let leaves: Vec<[u8; 32]> = committed.iter().map(|(_, c)| Rfc6962::hash(&c.0)).collect();
+impl<'a> From<&'a Event> for Members<'a> {
+    fn from(event: &'a Event) -> Self {
         Self {
-            names: committed.into_iter().map(|(name, _)| name).collect(),
-            tree: MerkleTree::from_leaves(&leaves),
+            actor: event.actor.as_ref(),
+            attributes: &event.attributes,
+            capture: event.capture.as_ref(),
+            correlation: event
+                .correlation
+                .as_ref()
+                .filter(|c| **c != Correlation::default()),
+            on_behalf_of: event.on_behalf_of.as_ref(),
+            refs: &event.refs,
+            session_id: event.session_id.as_ref(),
+            subject: event.subject.as_ref(),
+            system: event.system.as_ref(),
         }
     }
+}
 
-    fn root(&self) -> Digest {
-        // An event with neither content nor payloads has no tree; `{}` alone has no fields but is not sealed either.
-        Hex(self
-            .tree
-            .root()
-            .unwrap_or(*audit_tlog::hash::empty_root().as_bytes()))
+impl<'a> From<&'a Content> for Members<'a> {
+    fn from(content: &'a Content) -> Self {
+        Self {
+            actor: content.actor.as_ref(),
+            attributes: &content.attributes,
+            capture: content.capture.as_ref(),
+            correlation: content.correlation.as_ref(),
+            on_behalf_of: content.on_behalf_of.as_ref(),
+            refs: &content.refs,
+            session_id: content.session_id.as_ref(),
+            subject: content.subject.as_ref(),
+            system: content.system.as_ref(),
+        }
     }
+}
+
+impl PlainContent {
+    /// Writes the members in the order of their names.
+    fn new<'a>(content: impl Into<Members<'a>>) -> Result<Self> {
+        let content = content.into();
+        let mut plain = Self {
+            bytes: Vec::with_capacity(1024),
+            fields: Vec::with_capacity(16),
+        };
+        plain.bytes.push(b'{');
+        plain.one("actor", content.actor)?;
+        if !content.attributes.is_empty() {
+            plain.member("attributes")?;
+            plain.bytes.push(b'{');
+            for (name, value) in canonical::in_order(content.attributes) {
+                plain.inner("attributes", name, |out| canonical::write(value, out))?;
+            }
+            plain.bytes.push(b'}');
+        }
+        plain.one("capture", content.capture)?;
+        plain.one("correlation", content.correlation)?;
+        plain.one("on_behalf_of", content.on_behalf_of)?;
+        if !content.refs.is_empty() {
+            plain.member("refs")?;
+            plain.bytes.push(b'{');
+            // Their names are ASCII, so the map has them in order.
+            for (name, value) in content.refs {
+                plain.inner("refs", name, |out| canonical::write_plain(value, out))?;
+            }
+            plain.bytes.push(b'}');
+        }
+        plain.one("session_id", content.session_id)?;
+        plain.one("subject", content.subject)?;
+        plain.one("system", content.system)?;
+        plain.bytes.push(b'}');
+        Ok(plain)
+    }
+
+    fn member(&mut self, name: &str) -> Result<()> {
+        if !self.bytes.ends_with(b"{") {
+            self.bytes.push(b',');
+        }
+        canonical::write_plain(name, &mut self.bytes)?;
+        self.bytes.push(b':');
+        Ok(())
+    }
+
+    fn value(
+        &mut self,
+        field: String,
+        write: impl FnOnce(&mut Vec<u8>) -> Result<()>,
+    ) -> Result<()> {
+        let start = self.bytes.len();
+        write(&mut self.bytes)?;
+        self.fields.push((field, start..self.bytes.len()));
+        Ok(())
+    }
+
+    /// A member that is one field. Its type has strings only, and its members in order.
+    fn one<T: Serialize>(&mut self, name: &str, value: Option<&T>) -> Result<()> {
+        let Some(value) = value else { return Ok(()) };
+        self.member(name)?;
+        self.value(name.to_owned(), |out| canonical::write_plain(value, out))
+    }
+
+    /// A member of a member.
+    fn inner(
+        &mut self,
+        outer: &str,
+        name: &str,
+        write: impl FnOnce(&mut Vec<u8>) -> Result<()>,
+    ) -> Result<()> {
+        self.member(name)?;
+        self.value([outer, "/", name].concat(), write)
+    }
+
+    /// The fields with their values.
+    fn fields(&self) -> impl Iterator<Item = (&str, &[u8])> {
+        self.fields
+            .iter()
+            .map(|(name, at)| (name.as_str(), &self.bytes[at.clone()]))
+    }
+
+    fn committed(self, commitments: &Commitments) -> Vec<(String, Digest)> {
+        let bytes = self.bytes;
+        self.fields
+            .into_iter()
+            .map(|(name, at)| {
+                let commitment = commitments.of(&name, &bytes[at]);
+                (name, commitment)
+            })
+            .collect()
+    }
+}
+
+/// Sorts the fields as the tree has them, and answers with its root.
+fn field_root(committed: &mut [(String, Digest)]) -> Digest {
+    committed.sort_unstable_by(|a, b| a.0.cmp(&b.0));
+    let mut frontier = Frontier::new();
+    for (_, commitment) in committed {
+        frontier.push(audit_tlog::hash::leaf_hash(&commitment.0));
+    }
+    frontier.root().into()
+}
+
+/// The tree over sorted fields, for proofs; its root is [`field_root`]'s.
+fn field_tree(committed: &[(String, Digest)]) -> MerkleTree<Rfc6962> {
+    let leaves: Vec<[u8; 32]> = committed.iter().map(|(_, c)| Rfc6962::hash(&c.0)).collect();
+    MerkleTree::from_leaves(&leaves)
 }
 
 /// The content and payloads of one event, sealed.
@@ -183,41 +317,33 @@ pub fn seal(
     key: &DataKey,
     ids: &dyn IdSource,
 ) -> Result<Option<SealedParts>> {
-    let content = Content::of(event);
-    if content.is_empty() && event.payloads.is_empty() {
+    let plain = PlainContent::new(event)?;
+    if plain.fields.is_empty() && event.payloads.is_empty() {
         return Ok(None);
     }
-    let plain = canonical::to_vec(&content)?;
-    if plain.len() > CONTENT_BYTES_MAX {
+    if plain.bytes.len() > CONTENT_BYTES_MAX {
         return Err(Error::invalid(format!(
             "content has {} bytes, allowed are {CONTENT_BYTES_MAX}",
-            plain.len()
+            plain.bytes.len()
         )));
     }
     let secret = SecretKey::random(ids);
-    let commitments = Commitments { secret: &secret };
-    let mut committed: Vec<(String, Digest)> = content_fields(&content)?
-        .into_iter()
-        .map(|(name, value)| {
-            let commitment = commitments.of(&name, &value);
-            (name, commitment)
-        })
-        .collect();
-
+    let commitments = Commitments::new(&secret);
     let mut part = secret.expose().to_vec();
-    encode(&plain, &mut part);
+    encode(&plain.bytes, &mut part);
     let stored = aead::seal(&key.key, &part_ad(origin, event.id, "content"), part, ids);
     let mut content_part = ContentPart {
         fields: 0,
-        length: plain.len() as u64,
+        length: plain.bytes.len() as u64,
         root: Hex([0; 32]),
         sha256: sha256(&stored),
         stored: stored.len() as u64,
     };
+    let mut committed = plain.committed(&commitments);
     let mut parts = stored;
     let mut payloads = Vec::with_capacity(event.payloads.len());
     for payload in &event.payloads {
-        let name = format!("payloads/{}", payload.name);
+        let name = ["payloads/", &payload.name].concat();
         let commitment = commitments.of(&name, &payload.bytes);
         let mut part = Vec::new();
         encode(&payload.bytes, &mut part);
@@ -234,7 +360,7 @@ pub fn seal(
         committed.push((name, commitment));
     }
     content_part.fields = committed.len() as u64;
-    content_part.root = FieldTree::new(committed).root();
+    content_part.root = field_root(&mut committed);
     Ok(Some(SealedParts {
         content: content_part,
         payloads: (!payloads.is_empty()).then_some(payloads),
@@ -316,31 +442,30 @@ impl Opened {
     ///
     /// [`ErrorKind::Invalid`](crate::ErrorKind::Invalid) if the content can't be written as JSON.
     pub fn disclosures(&self, keep: &dyn Fn(&str) -> bool) -> Result<Vec<DisclosedField>> {
-        let commitments = Commitments {
-            secret: &self.secret,
-        };
-        let mut values = BTreeMap::new();
-        let mut committed = Vec::new();
-        let mut add = |field: String, bytes: &[u8]| {
-            if keep(&field) {
-                values.insert(field.clone(), bytes.to_vec());
-            }
-            let commitment = commitments.of(&field, bytes);
-            committed.push((field, commitment));
-        };
-        for (field, bytes) in content_fields(&Content::of(&self.event))? {
-            add(field, &bytes);
-        }
+        let commitments = Commitments::new(&self.secret);
+        let plain = PlainContent::new(&self.event)?;
+        let mut values: BTreeMap<String, Vec<u8>> = plain
+            .fields()
+            .filter(|(field, _)| keep(field))
+            .map(|(field, value)| (field.to_owned(), value.to_vec()))
+            .collect();
+        let mut committed = plain.committed(&commitments);
         for payload in &self.event.payloads {
-            add(format!("payloads/{}", payload.name), &payload.bytes);
+            let field = format!("payloads/{}", payload.name);
+            if keep(&field) {
+                values.insert(field.clone(), payload.bytes.clone());
+            }
+            let commitment = commitments.of(&field, &payload.bytes);
+            committed.push((field, commitment));
         }
-        let tree = FieldTree::new(committed);
+        field_root(&mut committed);
+        let tree = field_tree(&committed);
         let mut disclosed = Vec::with_capacity(values.len());
-        for (position, name) in tree.names.iter().enumerate() {
+        for (position, (name, _)) in committed.iter().enumerate() {
             let Some(value) = values.remove(name) else {
                 continue;
             };
-            let proof = tree.tree.proof(&[position]);
+            let proof = tree.proof(&[position]);
             disclosed.push(DisclosedField {
                 name: name.clone(),
                 position: position as u64,
@@ -381,9 +506,12 @@ pub fn open(entry: &Entry, parts: &[u8], origin: &str, key: &DataKey) -> Result<
         .ok_or_else(|| Error::corrupt("content part is shorter than its secret"))?;
     let secret = SecretKey::new(*secret);
     let bytes = decode(encoded, content.length, CONTENT_BYTES_MAX, "content")?;
-    let decoded: Content = canonical::from_slice(&bytes, "content")?;
-
-    let fields = content_fields(&decoded)?;
+    let decoded: Content = serde_json::from_slice(&bytes)
+        .map_err(|e| Error::corrupt("content is not the JSON it should be").because(e))?;
+    let plain = PlainContent::new(&decoded)?;
+    if plain.bytes != bytes {
+        return Err(Error::corrupt("content is not canonical JSON"));
+    }
     let mut event = Event {
         id: entry.event,
         time: entry.time,
@@ -404,14 +532,8 @@ pub fn open(entry: &Entry, parts: &[u8], origin: &str, key: &DataKey) -> Result<
         .check()
         .map_err(|e| Error::corrupt("content is not that of an event").because(e))?;
 
-    let commitments = Commitments { secret: &secret };
-    let mut committed: Vec<(String, Digest)> = fields
-        .into_iter()
-        .map(|(name, value)| {
-            let commitment = commitments.of(&name, &value);
-            (name, commitment)
-        })
-        .collect();
+    let commitments = Commitments::new(&secret);
+    let mut committed = plain.committed(&commitments);
     for part in entry.payloads.iter().flatten() {
         let name = format!("payloads/{}", part.name);
         let plain = unseal(split.next().unwrap_or_default(), &name)?;
@@ -435,7 +557,7 @@ pub fn open(entry: &Entry, parts: &[u8], origin: &str, key: &DataKey) -> Result<
             content.fields
         )));
     }
-    if FieldTree::new(committed).root() != content.root {
+    if field_root(&mut committed) != content.root {
         return Err(Error::corrupt("content is not what the entry commits to"));
     }
     Ok(Opened { event, secret })
@@ -542,5 +664,51 @@ fn decode(encoded: &[u8], length: u64, length_max: usize, what: &str) -> Result<
             "{what} has {} bytes, the entry says {length}",
             plain.len()
         )))
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn the_tree_for_proofs_has_another_root() {
+        let mut committed = Vec::new();
+        for n in 0_u8..70 {
+            committed.push((format!("attributes/{}", n.wrapping_mul(37)), Hex([n; 32])));
+            let root = field_root(&mut committed);
+            assert_eq!(
+                field_tree(&committed).root(),
+                Some(root.0),
+                "{} fields",
+                committed.len()
+            );
+        }
+    }
+
+    #[test]
+    fn content_is_written_otherwise_than_the_general_encoder_does() {
+        let text = r#"{"actor":{"display_name":"\u0000\"\u00c4","id":"a","kind":"agent"},
+            "attributes":{"z":[1.5,1e21],"\ufb33":1,"\ud83d\ude00":2,"":{}},
+            "capture":{"component":"c","guarantee":"spool","version":"1"},
+            "correlation":{"parent_event":"00000000-0000-0000-0000-000000000001","provider_request_id":"p",
+                "span_id":"s","trace_id":"t"},
+            "on_behalf_of":{"id":"b","kind":"human"},"refs":{"b":"2","a":"\n1","_":"","0.1":"x"},
+            "session_id":"s\\","subject":"x","system":{"id":"s","version":"v"}}"#;
+        let full: Content = serde_json::from_str(text).unwrap();
+        let only = Content {
+            refs: full.refs.clone(),
+            ..Content::default()
+        };
+        for content in [full, only, Content::default()] {
+            let plain = PlainContent::new(&content).unwrap();
+            assert_eq!(
+                String::from_utf8(plain.bytes.clone()).unwrap(),
+                String::from_utf8(canonical::to_vec(&content).unwrap()).unwrap()
+            );
+            for (name, value) in plain.fields() {
+                serde_json::from_slice::<Value>(value).expect(name);
+            }
+        }
     }
 }

@@ -182,7 +182,9 @@ impl fmt::Debug for Timestamp {
 
 impl Serialize for Timestamp {
     fn serialize<S: Serializer>(&self, serializer: S) -> std::result::Result<S::Ok, S::Error> {
-        serializer.collect_str(self)
+        let ascii = self.to_ascii();
+        serializer
+            .serialize_str(std::str::from_utf8(&ascii).expect("digits and separators are ASCII"))
     }
 }
 

@@ -7,7 +7,7 @@ use crate::entry::TokenDigest;
 use crate::error::{Error, Result};
 use crate::event::Event;
 use crate::hex::{Digest, Hex};
-use crate::label::{label, lp};
+use crate::label::{label, label_parts, lp};
 use crate::secret::SecretKey;
 
 /// A keyed hash of a field and its value.
@@ -57,9 +57,10 @@ impl IndexKey {
     ///
     /// [`ErrorKind::Invalid`](crate::ErrorKind::Invalid) for more than an entry may have.
     pub fn tokens(&self, event: &Event) -> Result<Option<Vec<Token>>> {
+        let keyed = self.keyed();
         let mut tokens: Vec<Token> = event
             .searchable()
-            .map(|(field, value)| self.token(&field, value))
+            .map(|(field, value)| Hex(first_16(mac(&keyed, "token", &field, value.as_bytes()))))
             .collect();
         tokens.sort_unstable();
         tokens.dedup();
@@ -74,13 +75,23 @@ impl IndexKey {
     }
 
     fn mac(&self, name: &str, field: &str, value: &[u8]) -> [u8; 32] {
-        let mut mac = Hmac::<Sha256>::new_from_slice(self.0.expose())
-            .expect("HMAC takes a key of any length");
-        mac.update(&label(name));
-        mac.update(&lp(field.as_bytes()));
-        mac.update(value);
-        mac.finalize().into_bytes().into()
+        mac(&self.keyed(), name, field, value)
     }
+
+    /// The state behind the key, which is half of what a short token costs.
+    fn keyed(&self) -> Hmac<Sha256> {
+        Hmac::new_from_slice(self.0.expose()).expect("HMAC takes a key of any length")
+    }
+}
+
+fn mac(keyed: &Hmac<Sha256>, name: &str, field: &str, value: &[u8]) -> [u8; 32] {
+    let mut mac = keyed.clone();
+    for part in label_parts(name) {
+        mac.update(part);
+    }
+    mac.update(&lp(field.as_bytes()));
+    mac.update(value);
+    mac.finalize().into_bytes().into()
 }
 
 fn first_16(bytes: [u8; 32]) -> [u8; 16] {
