@@ -8,11 +8,11 @@ use audit_tlog::Hash;
 pub use audit_tlog::tile::Tile;
 
 pub use crate::row::{Columns, Parts, Row};
-use audit_tlog::tile::{EdgeTiles, TileId};
+use audit_tlog::tile::{EdgeTiles, TILE_WIDTH, TileId};
 use uuid::Uuid;
 
 use crate::datakey::KeyRecord;
-use crate::error::Result;
+use crate::error::{Error, Result};
 use crate::event::Kind;
 use crate::time::Timestamp;
 use crate::token::Token;
@@ -47,6 +47,61 @@ pub struct Batch {
     /// Data-key records that these rows are the first to use.
     pub keys: Vec<KeyRecord>,
 }
+
+impl Batch {
+    /// The head that a log with `head` has once this batch is in it, from the batch's own tiles.
+    ///
+    /// # Errors
+    ///
+    /// [`ErrorKind::Invalid`](crate::ErrorKind::Invalid) if the tiles are not exactly those that grow by so many rows.
+    /// That their hashes are right is not looked at: the store hashes nothing.
+    pub fn head_after(&self, head: &Head) -> Result<Head> {
+        let size = head.size.saturating_add(self.rows.len() as u64);
+        let unfit = |what: String| {
+            Error::invalid(format!(
+                "the tiles of the batch don't fit its rows: a log that grows from {} to {size} entries {what}",
+                head.size
+            ))
+        };
+        let mut levels = Vec::with_capacity(usize::from(LEVELS));
+        let mut fitting = 0;
+        for level in 0..LEVELS {
+            let nodes = |size: u64| size.checked_shr(8 * u32::from(level)).unwrap_or(0);
+            let (before, after) = (nodes(head.size), nodes(size));
+            let width = u64::from(TILE_WIDTH);
+            let mut edge = None;
+            if after > before {
+                // From the tile that was partial, or the first new one, to the last.
+                for index in before / width..=(after - 1) / width {
+                    let id = TileId::in_tree(level, index, size);
+                    let tile = self.tiles.iter().find(|tile| Some(tile.id) == id);
+                    let tile = tile.ok_or_else(|| {
+                        unfit(format!(
+                            "needs tile {index} of level {level} at its new width"
+                        ))
+                    })?;
+                    fitting += 1;
+                    edge = (!tile.id.is_full()).then(|| tile.hashes.clone());
+                }
+            } else {
+                edge = Some(head.edge.tile(level).to_vec());
+            }
+            levels.push(edge.unwrap_or_default());
+        }
+        if fitting != self.tiles.len() {
+            return Err(unfit(format!(
+                "changes {fitting} tiles, not {}",
+                self.tiles.len()
+            )));
+        }
+        let edge = EdgeTiles::from_tiles(size, levels)
+            .map_err(|e| unfit("has another edge".to_owned()).because(e))?;
+        Ok(Head { size, edge })
+    }
+}
+
+/// Levels that a tree can have tiles at.
+const LEVELS: u8 = 8;
 
 /// Makes a batch for the current head; called once per attempt, under the store's writer lock where it has one.
 pub type Build = Box<dyn FnMut(&Head) -> Result<Batch> + Send>;
@@ -222,4 +277,81 @@ pub trait Store: ReadStore {
 pub trait Lease: Send + Sync + fmt::Debug {
     /// Whether the lease is still held; where leases run out, this renews it.
     async fn held(&self) -> Result<bool>;
+}
+
+#[cfg(test)]
+mod tests {
+    use audit_tlog::hash::leaf_hash;
+
+    use super::*;
+    use crate::hex::Hex;
+
+    fn row(index: u64) -> Row {
+        Row {
+            index,
+            entry: vec![1],
+            columns: Columns {
+                event: Uuid::from_u128(index.into()),
+                kind: Kind::new("tool.call").unwrap(),
+                time: Timestamp::EPOCH,
+            },
+            tokens: None,
+            parts: Some(Hex([0; 16]).0.to_vec()),
+        }
+    }
+
+    fn batch(head: &Head, rows: u64) -> (Batch, EdgeTiles) {
+        let mut edge = head.edge.clone();
+        for n in 0..rows {
+            edge.push(leaf_hash(&(head.size + n).to_be_bytes()));
+        }
+        let tiles = edge.take_changed();
+        let rows = (head.size..head.size + rows).map(row).collect();
+        (
+            Batch {
+                rows,
+                tiles,
+                keys: Vec::new(),
+            },
+            edge,
+        )
+    }
+
+    #[test]
+    fn the_head_after_a_batch_is_not_the_one_that_its_leaves_make() {
+        let mut head = Head::empty();
+        for rows in [1, 3, 251, 1, 1, 255, 256, 700, 300, 1, 65_536, 5] {
+            let (batch, edge) = batch(&head, rows);
+            let after = batch.head_after(&head).unwrap();
+            assert_eq!(after.size, head.size + rows);
+            assert_eq!(
+                after.edge.root(),
+                edge.root(),
+                "{rows} rows behind {}",
+                head.size
+            );
+            // Each change copies the batch.
+            let changes = if rows < 1000 { batch.tiles.len() } else { 0 };
+            for left_out in 0..changes {
+                let mut less = batch.clone();
+                less.tiles.remove(left_out);
+                less.head_after(&head).unwrap_err();
+                let mut twice = batch.clone();
+                twice.tiles.push(batch.tiles[left_out].clone());
+                twice.head_after(&head).unwrap_err();
+                let mut narrow = batch.clone();
+                narrow.tiles[left_out].hashes.pop();
+                // Such a tile isn't one at all; a full one is not looked into here.
+                if !narrow.tiles[left_out].id.is_full() {
+                    assert!(
+                        narrow.head_after(&head).is_err() || narrow.tiles[left_out].id.width == 1
+                    );
+                }
+            }
+            head = Head {
+                size: head.size + rows,
+                edge,
+            };
+        }
+    }
 }

@@ -6,11 +6,13 @@ mod writer;
 use std::collections::{HashMap, VecDeque};
 use std::fmt;
 use std::path::PathBuf;
+use std::sync::atomic::{AtomicUsize, Ordering};
 use std::sync::{Arc, Mutex, PoisonError};
 use std::time::Duration;
 
 use audit_tlog::tlog_proof::TlogProof;
-use tokio::sync::{OwnedSemaphorePermit, Semaphore, mpsc, oneshot, watch};
+use tokio::runtime::Handle;
+use tokio::sync::{OwnedMutexGuard, OwnedSemaphorePermit, Semaphore, mpsc, oneshot, watch};
 use tokio::task::JoinHandle;
 use uuid::Uuid;
 
@@ -27,7 +29,7 @@ use crate::time::{Clock, IdSource};
 use crate::token::TokenSet;
 
 pub use publisher::{StateFile, rollback_check};
-use writer::{Draft, Job, RunKey, Writer};
+use writer::{Draft, Job, OwnCommit, RunKey, SharedWriter, Writer};
 
 /// What a log needs to run.
 #[derive(Debug, Clone)]
@@ -191,6 +193,10 @@ struct Shared {
     /// A permit for each KiB that may wait.
     waiting: Arc<Semaphore>,
     waiting_kib_max: u32,
+    /// Jobs that were handed in and that the writer's task hasn't taken up.
+    queued: Arc<AtomicUsize>,
+    /// The runtime in which the log was opened.
+    runtime: Handle,
 }
 
 impl fmt::Debug for Shared {
@@ -220,11 +226,18 @@ impl Shared {
 /// An open log: one writer run.
 ///
 /// Dropping the last handle ends the run as [`Log::close`] does, but nobody learns whether that worked.
-#[derive(Clone, Debug)]
+#[derive(Clone)]
 pub struct Log {
     shared: Arc<Shared>,
+    writer: SharedWriter,
     jobs: mpsc::Sender<Job>,
     tasks: Arc<Mutex<Option<Tasks>>>,
+}
+
+impl fmt::Debug for Log {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        self.shared.fmt(f)
+    }
 }
 
 #[derive(Debug)]
@@ -299,6 +312,8 @@ impl Log {
             writing: Arc::clone(&writing),
             waiting: Arc::new(Semaphore::new(waiting_kib_max as usize)),
             waiting_kib_max,
+            queued: Arc::default(),
+            runtime: Handle::current(),
         });
         let (grown, growth) = watch::channel(0);
         let mut writer = Writer::new(&options, run, grown);
@@ -306,7 +321,9 @@ impl Log {
         writer.open_run().await?;
         let (jobs, queue) = mpsc::channel(options.queue_events_max.max(1));
         let seen = Arc::clone(&writer.seen);
-        let writer = tokio::spawn(writer.run(queue));
+        let writer = Arc::new(tokio::sync::Mutex::new(writer));
+        let queued = Arc::clone(&shared.queued);
+        let task = tokio::spawn(Writer::run(Arc::clone(&writer), queue, queued));
         let publisher = state.map(|state| {
             publisher::spawn(publisher::Publisher {
                 store: Arc::clone(&options.store),
@@ -318,10 +335,15 @@ impl Log {
                 shared: Arc::downgrade(&shared),
             })
         });
+        let tasks = Tasks {
+            writer: task,
+            publisher,
+        };
         Ok(Self {
             shared,
+            writer,
             jobs,
-            tasks: Arc::new(Mutex::new(Some(Tasks { writer, publisher }))),
+            tasks: Arc::new(Mutex::new(Some(tasks))),
         })
     }
 
@@ -336,7 +358,20 @@ impl Log {
     /// [`ErrorKind::Unknown`]: it may be in the log; nothing more is appended. Who sends it again is told if it is there.
     /// [`ErrorKind::RolledBack`], [`ErrorKind::Corrupt`]: the store can't be trusted; nothing more is appended.
     pub async fn append(&self, event: Event) -> Result<Receipt> {
-        self.submit(event).await?.durable().await
+        let (draft, room) = self.sealed(event).await?;
+        if let Some(writer) = self.idle_writer() {
+            let (job, pending) = self.job(draft, room);
+            OwnCommit::new(writer, job, self.shared.runtime.clone()).await;
+            return pending.durable().await;
+        }
+        self.hand_in(draft, room).await?.durable().await
+    }
+
+    /// The writer, if nobody uses it and nobody who came before waits for it.
+    fn idle_writer(&self) -> Option<OwnedMutexGuard<Writer>> {
+        let writer = Arc::clone(&self.writer).try_lock_owned().ok()?;
+        // A job that the task has taken from the queue still counts until the task has the writer.
+        (self.shared.queued.load(Ordering::SeqCst) == 0 && !writer.closed).then_some(writer)
     }
 
     /// Hands an event in and returns before it is durable. Events that one caller hands in one after the other are
@@ -346,6 +381,11 @@ impl Log {
     ///
     /// [`ErrorKind::Invalid`]: the event breaks a rule. [`ErrorKind::Unavailable`]: the log is closed.
     pub async fn submit(&self, event: Event) -> Result<Pending> {
+        let (draft, room) = self.sealed(event).await?;
+        self.hand_in(draft, room).await
+    }
+
+    async fn sealed(&self, event: Event) -> Result<(Draft, OwnedSemaphorePermit)> {
         if kinds::ALL.contains(&event.kind.as_str()) {
             return Err(Error::invalid(format!(
                 "kind {} is written by the log itself",
@@ -353,7 +393,6 @@ impl Log {
             )));
         }
         event.check()?;
-        let id = event.id;
         let bytes: usize = event.payloads.iter().map(|p| p.bytes.len()).sum();
         let room = self.shared.room(bytes).await?;
         // Compressing and encrypting a large payload would hold up the runtime's other tasks.
@@ -365,20 +404,38 @@ impl Log {
         } else {
             self.shared.draft(&event)?
         };
+        Ok((draft, room))
+    }
+
+    fn job(&self, draft: Draft, room: OwnedSemaphorePermit) -> (Job, Pending) {
         let (reply, answer) = oneshot::channel();
-        self.jobs
-            .send(Job {
-                draft: Box::new(draft),
-                reply,
-                room: Some(room),
-            })
-            .await
-            .map_err(|e| Error::unavailable("the log is closed").because(e.to_string()))?;
-        Ok(Pending {
-            event: id,
+        let pending = Pending {
+            event: draft.event,
             answer,
             log: Arc::clone(&self.shared),
-        })
+        };
+        let job = Job {
+            draft: Box::new(draft),
+            reply,
+            room: Some(room),
+        };
+        (job, pending)
+    }
+
+    async fn hand_in(&self, draft: Draft, room: OwnedSemaphorePermit) -> Result<Pending> {
+        let (job, pending) = self.job(draft, room);
+        self.enqueue(job)
+            .await
+            .map_err(|e| Error::unavailable("the log is closed").because(e.to_string()))?;
+        Ok(pending)
+    }
+
+    async fn enqueue(&self, job: Job) -> std::result::Result<(), mpsc::error::SendError<()>> {
+        let place = self.jobs.reserve().await?;
+        // Counted before it can be taken up, and only once it will be.
+        self.shared.queued.fetch_add(1, Ordering::SeqCst);
+        place.send(job);
+        Ok(())
     }
 
     /// Ends the run: waits for what was handed in, writes the closing entry and publishes.
@@ -395,16 +452,12 @@ impl Log {
             .take();
         let Some(tasks) = tasks else { return Ok(()) };
         let (reply, answer) = oneshot::channel();
-        let sent = self
-            .jobs
-            .send(Job {
-                draft: Box::new(Draft::close()),
-                reply,
-                room: None,
-            })
-            .await
-            .is_ok();
-        if sent {
+        let job = Job {
+            draft: Box::new(Draft::close()),
+            reply,
+            room: None,
+        };
+        if self.enqueue(job).await.is_ok() {
             // The writer's own result follows; this only waits for its turn in the queue.
             drop(answer.await);
         }

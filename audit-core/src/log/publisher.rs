@@ -329,7 +329,7 @@ impl Publisher {
             .unwrap_or_else(PoisonError::into_inner)
             .clone();
         let own = own_checkpoint(&*self.store, &self.keys.vkey()).await?;
-        Ok(seen.is_none_or(|seen| own.is_some_and(|(size, _)| size >= seen.size)))
+        Ok(seen.is_none_or(|seen| own.is_some_and(|(size, _)| size >= seen.size())))
     }
 
     /// Signs a checkpoint over the store's head, if this process holds the lease and the log grew.
@@ -360,7 +360,7 @@ impl Publisher {
         let head = self.store.head().await?;
         let store = &*self.store;
         if let Some(seen) = &seen {
-            check_continues(store, &head, seen.size, &seen.root, "this run").await?;
+            check_continues(store, &head, seen.size(), &seen.root(), "this run").await?;
         }
         if let Some((size, root)) = &own {
             let whose = "the store's own latest checkpoint";

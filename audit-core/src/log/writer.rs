@@ -1,13 +1,18 @@
-//! The write path: one writer task per run turns drafts into entries and commits them in batches.
+//! The write path: one writer per run turns drafts into entries and commits them in batches. Its task works through the
+//! queue; a caller who finds the writer idle commits by itself, which saves two changes of threads.
 
 use std::collections::HashSet;
-use std::sync::atomic::{AtomicBool, Ordering};
+use std::pin::Pin;
+use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
 use std::sync::{Arc, Mutex, PoisonError};
+use std::task::{Context, Poll};
 use std::time::Duration;
 
 use audit_tlog::Hash;
 use audit_tlog::hash::leaf_hash;
-use tokio::sync::{OwnedSemaphorePermit, mpsc, oneshot, watch};
+use audit_tlog::tile::EdgeTiles;
+use tokio::runtime::Handle;
+use tokio::sync::{OwnedMutexGuard, OwnedSemaphorePermit, mpsc, oneshot, watch};
 use tokio::time::Instant;
 use uuid::Uuid;
 
@@ -114,8 +119,71 @@ struct Made {
 /// What the writer saw of the log last.
 #[derive(Clone)]
 pub(super) struct Seen {
-    pub(super) size: u64,
-    pub(super) root: Hash,
+    edge: EdgeTiles,
+}
+
+impl Seen {
+    pub(super) fn size(&self) -> u64 {
+        self.edge.size()
+    }
+
+    /// Hashing the edge costs more than the rest of an append, so it is done for who asks.
+    pub(super) fn root(&self) -> Hash {
+        self.edge.root()
+    }
+
+    /// Whether `edge` is of the same tree: its partial tiles are what the root of a tree of this size is hashed from.
+    fn is(&self, edge: &EdgeTiles) -> bool {
+        self.edge.size() == edge.size()
+            && (0..LEVELS).all(|level| self.edge.tile(level) == edge.tile(level))
+    }
+}
+
+/// Levels that a tree can have tiles at.
+const LEVELS: u8 = 8;
+
+/// The writer of one run, for whose turn it is.
+pub(super) type SharedWriter = Arc<tokio::sync::Mutex<Writer>>;
+
+/// A caller's own commit. Whoever stops waiting for it doesn't stop it: what is left of it goes to the runtime.
+pub(super) struct OwnCommit {
+    work: Option<Pin<Box<dyn Future<Output = ()> + Send>>>,
+    runtime: Handle,
+}
+
+impl OwnCommit {
+    /// Commits `job` with the writer, whose turn ends with it.
+    pub(super) fn new(mut writer: OwnedMutexGuard<Writer>, job: Job, runtime: Handle) -> Self {
+        let work = async move { writer.serve(vec![job]).await };
+        Self {
+            work: Some(Box::pin(work)),
+            runtime,
+        }
+    }
+}
+
+impl Future for OwnCommit {
+    type Output = ();
+
+    fn poll(mut self: Pin<&mut Self>, context: &mut Context<'_>) -> Poll<()> {
+        let Some(work) = &mut self.work else {
+            return Poll::Ready(());
+        };
+        let polled = work.as_mut().poll(context);
+        if polled.is_ready() {
+            self.work = None;
+        }
+        polled
+    }
+}
+
+impl Drop for OwnCommit {
+    fn drop(&mut self) {
+        if let Some(work) = self.work.take() {
+            // Where the runtime is going away too, the writer is left as one that was cut off.
+            drop(self.runtime.spawn(work));
+        }
+    }
 }
 
 /// The writer of one run.
@@ -142,6 +210,10 @@ pub(super) struct Writer {
     broken: Option<(ErrorKind, String)>,
     /// What the run's own entries last failed with.
     pub(super) trouble: Arc<Mutex<Option<String>>>,
+    /// A commit began and has not ended. Found set by the next one, it was cut off, and nobody knows its outcome.
+    committing: bool,
+    /// The closing entry was tried: nothing comes behind it.
+    pub(super) closed: bool,
 }
 
 impl Writer {
@@ -169,6 +241,8 @@ impl Writer {
             grown,
             broken: None,
             trouble: Arc::default(),
+            committing: false,
+            closed: false,
         }
     }
 
@@ -231,74 +305,68 @@ impl Writer {
     }
 
     /// Serves the queue until it is closed or somebody asks to close the run.
-    pub(super) async fn run(mut self, mut queue: mpsc::Receiver<Job>) -> Result<()> {
+    pub(super) async fn run(
+        writer: SharedWriter,
+        mut queue: mpsc::Receiver<Job>,
+        queued: Arc<AtomicUsize>,
+    ) -> Result<()> {
         let mut closer = None;
         loop {
-            let epoch_end = self.epoch_started + self.epoch;
-            let heartbeat = self.appended + self.heartbeat;
-            let wake = if self.traffic > 0 {
-                epoch_end.min(heartbeat)
-            } else {
-                heartbeat
+            let (wake, works) = {
+                let writer = writer.lock().await;
+                // Callers who commit by themselves don't wake this task, so it looks at the end of each epoch.
+                let wake =
+                    (writer.epoch_started + writer.epoch).min(writer.appended + writer.heartbeat);
+                (wake, writer.broken.is_none())
             };
             let first = tokio::select! {
                 job = queue.recv() => job,
-                () = tokio::time::sleep_until(wake), if self.broken.is_none() => {
-                    // No caller waits for these, so the log keeps what they fail with.
-                    let now = Instant::now();
-                    if self.traffic > 0 && now >= epoch_end {
-                        let closed = self.close_epoch().await;
-                        self.note(&closed);
-                    } else if now >= heartbeat {
-                        let beat = self.append_own(kinds::HEARTBEAT, LogFacts::default(), None);
-                        let beat = beat.await;
-                        self.note(&beat);
-                    }
-                    // Also after a failure: try again after the full interval, not at once.
-                    self.appended = self.appended.max(now);
-                    if now >= epoch_end {
-                        self.epoch_started = now;
-                    }
+                () = tokio::time::sleep_until(wake), if works => {
+                    writer.lock().await.tick().await;
                     continue;
                 }
             };
             let Some(first) = first else { break };
+            let mut writer = writer.lock().await;
             let mut jobs = Vec::new();
             let mut bytes = 0;
             let mut next = Some(first);
             // A lone event doesn't wait for company: only what has already come joins it.
             while let Some(job) = next {
+                queued.fetch_sub(1, Ordering::SeqCst);
                 if job.draft.closes {
                     closer = Some(job.reply);
                     break;
                 }
                 bytes += job.stored_bytes();
                 jobs.push(job);
-                next = if jobs.len() < self.batch_events_max && bytes < self.batch_bytes_max {
+                next = if jobs.len() < writer.batch_events_max && bytes < writer.batch_bytes_max {
                     queue.try_recv().ok()
                 } else {
                     None
                 };
             }
             if !jobs.is_empty() {
-                self.serve(jobs).await;
+                writer.serve(jobs).await;
             }
             if closer.is_some() {
                 break;
             }
-            if self.traffic > 0 && Instant::now() >= self.epoch_started + self.epoch {
-                let closed = self.close_epoch().await;
-                self.note(&closed);
+            if writer.traffic > 0 && Instant::now() >= writer.epoch_started + writer.epoch {
+                let closed = writer.close_epoch().await;
+                writer.note(&closed);
             }
         }
+        let mut writer = writer.lock().await;
         // Nobody can hand in anything more, and what is queued behind the wish to close is surely not written. Whoever
         // gets no answer at all, because this task was stopped or panicked, can't know.
         queue.close();
+        writer.closed = true;
         while let Some(job) = queue.recv().await {
             job.answer(Err(Error::unavailable("the log is closed")));
         }
-        let entries = self.chain.seq() + 1;
-        let closed = self
+        let entries = writer.chain.seq() + 1;
+        let closed = writer
             .append_own(
                 kinds::WRITER_CLOSED,
                 LogFacts {
@@ -310,6 +378,30 @@ impl Writer {
             .await;
         drop(closer);
         closed
+    }
+
+    /// Leaves the sign of life that is due.
+    async fn tick(&mut self) {
+        let now = Instant::now();
+        let epoch_over = now >= self.epoch_started + self.epoch;
+        let silent = now >= self.appended + self.heartbeat;
+        let closes = epoch_over && self.traffic > 0;
+        // No caller waits for these, so the log keeps what they fail with.
+        if closes {
+            let closed = self.close_epoch().await;
+            self.note(&closed);
+        } else if silent {
+            let beat = self.append_own(kinds::HEARTBEAT, LogFacts::default(), None);
+            let beat = beat.await;
+            self.note(&beat);
+        }
+        // Also after a failure: try again after the full interval, not at once.
+        if closes || silent {
+            self.appended = self.appended.max(now);
+        }
+        if epoch_over {
+            self.epoch_started = now;
+        }
     }
 
     /// Commits a batch of jobs and answers every one of them.
@@ -360,8 +452,7 @@ impl Writer {
                 .as_ref()
                 .filter(|key| !key.stored.load(Ordering::Acquire) && introduced.insert(key.key.id));
             entry.keys = new_key.map(|key| vec![key.record.digest()]);
-            chain.append(&mut entry);
-            let mut one = Made::new(&entry, draft)?;
+            let mut one = Made::new(chain.append_encoded(&mut entry)?, draft);
             one.record = new_key.map(Arc::clone);
             made.push(one);
         }
@@ -379,6 +470,12 @@ impl Writer {
     }
 
     fn usable(&self) -> Result<()> {
+        if self.committing {
+            return Err(Error::new(
+                ErrorKind::Unknown,
+                "a commit was cut off before its outcome was known; this run appends nothing more",
+            ));
+        }
         match &self.broken {
             None => Ok(()),
             Some((kind, why)) => Err(Error::new(*kind, why.clone())),
@@ -431,9 +528,9 @@ impl Writer {
                         log.signature = Some(Hex(signature));
                     }
                 }
-                chain.append(&mut entry);
+                let made = Made::new(chain.append_encoded(&mut entry)?, &draft);
                 *after.lock().unwrap_or_else(PoisonError::into_inner) = Some(chain);
-                Ok(Arc::new(vec![Made::new(&entry, &draft)?]))
+                Ok(Arc::new(vec![made]))
             }
         };
         self.commit(Box::new(make), expect_size).await?;
@@ -469,7 +566,15 @@ impl Writer {
     ///
     /// This is the one way into the store. `make` gives the entries for a head, once per attempt; `expect_size` is the
     /// size that the log must have.
-    async fn commit(&mut self, mut make: Make, expect_size: Option<u64>) -> Result<u64> {
+    async fn commit(&mut self, make: Make, expect_size: Option<u64>) -> Result<u64> {
+        self.committing = true;
+        let committed = self.commit_now(make, expect_size).await;
+        // Nothing waits between here and the chain's moving on.
+        self.committing = false;
+        committed
+    }
+
+    async fn commit_now(&mut self, mut make: Make, expect_size: Option<u64>) -> Result<u64> {
         let last = Arc::new(Mutex::new(Arc::default()));
         let build = {
             let last = Arc::clone(&last);
@@ -528,12 +633,12 @@ impl Writer {
             .unwrap_or_else(PoisonError::into_inner)
             .clone();
         match seen {
-            Some(seen) if seen.size < first => {
+            Some(seen) if seen.size() < first => {
                 super::publisher::check_continues(
                     &*self.store,
                     head,
-                    seen.size,
-                    &seen.root,
+                    seen.size(),
+                    &seen.root(),
                     "this run",
                 )
                 .await
@@ -544,8 +649,7 @@ impl Writer {
 
     fn saw(&self, head: &Head) {
         *self.seen.lock().unwrap_or_else(PoisonError::into_inner) = Some(Seen {
-            size: head.size,
-            root: head.edge.root(),
+            edge: head.edge.clone(),
         });
     }
 
@@ -643,11 +747,10 @@ fn place(run: Uuid, draft: &Draft, recorded: Timestamp) -> Entry {
 }
 
 impl Made {
-    fn new(entry: &Entry, draft: &Draft) -> Result<Self> {
-        let bytes = entry.encode()?;
-        Ok(Self {
-            leaf: leaf_hash(&bytes),
-            entry: bytes,
+    fn new(entry: Vec<u8>, draft: &Draft) -> Self {
+        Self {
+            leaf: leaf_hash(&entry),
+            entry,
             columns: Columns {
                 event: draft.event,
                 kind: draft.kind.clone(),
@@ -656,7 +759,7 @@ impl Made {
             tokens: draft.tokens.clone(),
             parts: draft.sealed.as_ref().map(|s| s.parts.clone()),
             record: None,
-        })
+        }
     }
 }
 
@@ -671,7 +774,7 @@ fn check_head(head: &Head, seen: &Mutex<Option<Seen>>, expect_size: Option<u64>)
     }
     if let Some(seen) = seen.lock().unwrap_or_else(PoisonError::into_inner).as_ref() {
         let rolled_back =
-            head.size < seen.size || (head.size == seen.size && head.edge.root() != seen.root);
+            head.size < seen.size() || (head.size == seen.size() && !seen.is(&head.edge));
         if rolled_back {
             return Err(Error::new(
                 ErrorKind::RolledBack,
@@ -679,8 +782,8 @@ fn check_head(head: &Head, seen: &Mutex<Option<Seen>>, expect_size: Option<u64>)
                     "the store holds {} entries with root {}, this run has seen {} with root {}",
                     head.size,
                     head.edge.root(),
-                    seen.size,
-                    seen.root
+                    seen.size(),
+                    seen.root()
                 ),
             ));
         }
