@@ -1,14 +1,16 @@
 #!/usr/bin/env python3
-"""Checks testdata/format-1.json against docs/format.md, as a second implementation.
+"""Checks testdata/format-1.json and testdata/packed-1.json against docs/format.md, as a second implementation.
 
 Needs Python's standard library and the package `cryptography`. zstd is checked where Python has it (3.14 and later).
 Exits with 0 if every vector holds.
 """
 import base64
+import datetime
 import hashlib
 import hmac
 import json
 import pathlib
+import re
 import struct
 import sys
 import uuid
@@ -242,6 +244,126 @@ def check_checkpoint(note, v, leaves):
     return int(size)
 
 
+# ------------------------------------------------------------------ §12 packed entries
+
+PHRASES = (HERE.parent / "audit-core/src/phrases-1.txt").read_bytes().split(b"\n")[:-1]
+BY_LENGTH = sorted(enumerate(PHRASES), key=lambda phrase: -len(phrase[1]))
+TIME = re.compile(rb"\d{4}-\d\d-\d\dT\d\d:\d\d:\d\d\.\d{6}Z")
+UUID = re.compile(rb"[0-9a-f]{8}-[0-9a-f]{4}-[0-9a-f]{4}-[0-9a-f]{4}-[0-9a-f]{12}")
+HEX = re.compile(rb"(?:[0-9a-f]{2}){4,}")
+NUMBER = re.compile(rb"0|[1-9][0-9]*")
+EPOCH = datetime.datetime(1970, 1, 1)
+
+
+def varint(n):
+    out = b""
+    while n > 0x7f:
+        out, n = out + bytes([n & 0x7f | 0x80]), n >> 7
+    return out + bytes([n])
+
+
+def micros(text):
+    try:
+        at = datetime.datetime.strptime(text.decode(), "%Y-%m-%dT%H:%M:%S.%fZ")
+    except ValueError:
+        return None
+    return (at - EPOCH) // datetime.timedelta(microseconds=1) if at >= EPOCH and at.second < 60 else None
+
+
+def rule(text, at):
+    """The packed form of what stands there, and its length; None for a byte of a literal."""
+    for n, phrase in BY_LENGTH:
+        if text.startswith(phrase, at):
+            return bytes([0x80 + n]), len(phrase)
+    found = TIME.match(text, at)
+    if found and micros(found[0]) is not None:
+        return b"\x61" + struct.pack(">Q", micros(found[0])), 27
+    found = UUID.match(text, at)
+    if found:
+        return b"\x62" + uuid.UUID(found[0].decode()).bytes, 36
+    found = HEX.match(text, at)
+    if found:
+        data = bytes.fromhex(found[0].decode())
+        return (b"\x64" if len(data) == 32 else b"\x63" + varint(len(data))) + data, len(found[0])
+    found = NUMBER.match(text, at)
+    if found and (found[0] != b"0" or not text[at + 1:at + 2].isdigit()):
+        n = int(found[0])
+        return bytes([n]) if n < 32 else b"\x60" + varint(n), len(found[0])
+    return None
+
+
+def pack_entry(text):
+    out, literal, at = b"", b"", 0
+
+    def flush():
+        return b"".join(bytes([0x1f + len(part)]) + part
+                        for part in (literal[i:i + 64] for i in range(0, len(literal), 64)))
+
+    while at < len(text):
+        found = rule(text, at)
+        if found is None:
+            literal, at = literal + text[at:at + 1], at + 1
+        else:
+            out, literal, at = out + flush() + found[0], b"", at + found[1]
+    return out + flush()
+
+
+def unpack_entry(packed):
+    out, at = b"", 0
+
+    def take(n):
+        nonlocal at
+        check(at + n <= len(packed), "packed entry is cut off")
+        at += n
+        return packed[at - n:at]
+
+    def number():
+        n = shift = 0
+        while True:
+            byte = take(1)[0]
+            n, shift = n | (byte & 0x7f) << shift, shift + 7
+            if byte < 0x80:
+                return n
+
+    while at < len(packed):
+        code = take(1)[0]
+        if code < 0x20:
+            out += str(code).encode()
+        elif code < 0x60:
+            out += take(code - 0x1f)
+        elif code == 0x60:
+            out += str(number()).encode()
+        elif code == 0x61:
+            time = EPOCH + datetime.timedelta(microseconds=struct.unpack(">Q", take(8))[0])
+            out += time.strftime("%Y-%m-%dT%H:%M:%S.%fZ").encode()
+        elif code == 0x62:
+            out += str(uuid.UUID(bytes=take(16))).encode()
+        elif code in (0x63, 0x64):
+            out += take(32 if code == 0x64 else number()).hex().encode()
+        else:
+            check(code >= 0x80 and code - 0x80 < len(PHRASES), "packed entry has an unknown code")
+            out += PHRASES[code - 0x80]
+    check(pack_entry(out) == packed, "packed entry is not in its one form")
+    return out
+
+
+def check_packed(entries):
+    p = json.loads((HERE / "packed-1.json").read_text())
+    check(p["v"] == 1 and sha256(b"".join(x + b"\n" for x in PHRASES)).hex() == p["phrases"], "phrases")
+    check(len(p["entries"]) == len(entries), "every entry is packed")
+    pairs = list(zip(p["entries"], (entry["entry"].encode() for entry in entries)))
+    pairs += [(case["packed"], bytes.fromhex(case["bytes"])) for case in p["cases"]]
+    for packed, plain in pairs:
+        check(unpack_entry(bytes.fromhex(packed)) == plain, f"packed form of {plain[:40]}")
+    for case in p["refused"]:
+        try:
+            unpack_entry(bytes.fromhex(case))
+        except (SystemExit, OverflowError):
+            continue
+        raise SystemExit(f"wrong: {case} unpacks")
+    return len(pairs)
+
+
 def main():
     v = json.loads((HERE / "format-1.json").read_text())
     check(v["v"] == 1, "version")
@@ -318,9 +440,10 @@ def main():
 
     sizes = [check_checkpoint(note, v, leaves) for note in v["checkpoints"]]
     check(max(sizes) == len(leaves), "the last checkpoint covers the log")
+    packed = check_packed(v["entries"])
     unchecked = "" if zstd else "; zstd not checked: this Python has none"
     print(f"format-1.json: {len(leaves)} entries, {len(data_keys)} data keys, {len(sizes)} checkpoints, "
-          f"{checks} checks hold{unchecked}")
+          f"{packed} packed entries, {checks} checks hold{unchecked}")
 
 
 if __name__ == "__main__":

@@ -20,6 +20,7 @@ pub mod keyring;
 mod label;
 #[cfg(feature = "log")]
 pub mod log;
+pub mod packed;
 #[cfg(feature = "log")]
 pub mod reader;
 pub mod row;

@@ -13,6 +13,7 @@ use audit_core::event::{Actor, ActorKind, Correlation, Media, SystemRef};
 use audit_core::hex::encode;
 use audit_core::keyring::{KeyRing, Protection};
 use audit_core::log::{Log, LogOptions};
+use audit_core::packed;
 use audit_core::reader::RecordContent;
 use audit_core::secret::SecretKey;
 use audit_core::time::{Clock as _, IdSource as _};
@@ -20,6 +21,7 @@ use audit_core::{Event, Kind, Payload};
 use audit_testkit::memory::MemoryStore;
 use audit_testkit::time::{TestClock, TestIds};
 use serde_json::{Value, json};
+use sha2::{Digest as _, Sha256};
 
 const ORIGIN: &str = "vectors.example/log";
 
@@ -35,6 +37,105 @@ async fn the_vectors_are_what_this_code_makes() {
     assert!(
         stored == text,
         "testdata/format-1.json is not what this code makes: the format has changed"
+    );
+}
+
+#[test]
+fn the_packed_vectors_are_what_this_code_makes() {
+    let testdata = Path::new(env!("CARGO_MANIFEST_DIR")).join("../testdata");
+    let text = std::fs::read_to_string(testdata.join("format-1.json")).unwrap();
+    let log: Value = serde_json::from_str(&text).unwrap();
+    let entries = log["entries"].as_array().unwrap().iter();
+    let cases = [
+        "",
+        "0",
+        "31",
+        "32",
+        "007",
+        "9999999",
+        "12345678",
+        "123456789",
+        "1234567x",
+        "deadbeef",
+        "deadbee",
+        "deadbeef5",
+        "DEADBEEF",
+        "0.5",
+        "-17",
+        "2026-11-22T07:25:47.123456Z",
+        "1970-01-01T00:00:00.000000Z",
+        "9999-12-31T23:59:59.999999Z",
+        "1969-12-31T23:59:59.999999Z",
+        "2024-02-29T00:00:00.000000Z",
+        "2026-02-29T00:00:00.000000Z",
+        "2026-11-22T24:00:00.000000Z",
+        "2026-11-22T07:25:60.000000Z",
+        "2026-11-22T07:25:47.12345Z",
+        "a2026-11-22T07:25:47.123456Z",
+        "01a20223-9701-7649-909e-0d49ea7f4125",
+        "a01a20223-9701-7649-909e-0d49ea7f4125",
+        "01a20223-9701-7649-909e-0d49ea7f412",
+        "01A20223-9701-7649-909e-0d49ea7f4125",
+        "01a20223-9701-7649-909e-0d49ea7f4125ff",
+        "key.registered.body",
+        r#"","length":5,"length":","kind":"tool.call","mac":"#,
+        "Ärztin \"Ada\"\n\u{0}",
+    ]
+    .map(|text| text.as_bytes().to_vec())
+    .into_iter()
+    .chain([
+        b"x".repeat(63),
+        b"x".repeat(64),
+        b"x".repeat(65),
+        b"a".repeat(63),
+        b"a".repeat(64),
+        b"a".repeat(65),
+        b"0".repeat(300),
+        (0..=255).collect(),
+    ])
+    .filter(|bytes| !bytes.is_empty());
+    let refused = [
+        "20",
+        "2035",
+        "20782079",
+        "6005",
+        "608000",
+        "630301020304",
+        "6304010203046304010203 04",
+        "61ff",
+        "65",
+        "7f",
+        "ff",
+        "0102",
+        "23626f6479",
+        "617fffffffffffffff",
+        "600a",
+    ];
+    let made = json!({
+        "cases": cases
+            .map(|bytes| json!({"bytes": encode(&bytes), "packed": encode(&packed::pack(&bytes))}))
+            .collect::<Vec<_>>(),
+        "entries": entries
+            .map(|entry| encode(&packed::pack(entry["entry"].as_str().unwrap().as_bytes())))
+            .collect::<Vec<_>>(),
+        "phrases": encode(&Sha256::digest(std::fs::read(
+            Path::new(env!("CARGO_MANIFEST_DIR")).join("src/phrases-1.txt")
+        ).unwrap())),
+        "refused": refused.map(|hex| hex.replace(' ', "")),
+        "v": 1,
+    });
+    for case in made["refused"].as_array().unwrap() {
+        let bytes = audit_core::hex::decode(case.as_str().unwrap()).unwrap();
+        assert!(packed::unpack(&bytes).is_err(), "{case} unpacks");
+    }
+    let path = testdata.join("packed-1.json");
+    let text = format!("{}\n", serde_json::to_string_pretty(&made).unwrap());
+    if std::env::var_os("AUDIT_BLESS").is_some() {
+        std::fs::write(&path, &text).unwrap();
+    }
+    assert!(
+        std::fs::read_to_string(&path).unwrap() == text,
+        "testdata/packed-1.json is not what this code makes: stored entries can't be read any more"
     );
 }
 
