@@ -12,8 +12,50 @@ use rusqlite::{Connection, OpenFlags};
 
 use crate::failure;
 
-/// The version of the schema, in `user_version`.
-pub(crate) const VERSION: u32 = 1;
+/// How a file is laid out, by its `user_version`. It stays what it was made as.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) enum Layout {
+    /// Entries as they are. Files of version 0.1.0.
+    One,
+    /// Entries packed. New files.
+    Two,
+}
+
+impl Layout {
+    const ALL: [Self; 2] = [Self::One, Self::Two];
+    /// What new files have.
+    const NEW: Self = Self::Two;
+
+    pub(crate) fn version(self) -> u32 {
+        match self {
+            Self::One => 1,
+            Self::Two => 2,
+        }
+    }
+
+    /// Name and definition of everything in the schema. The layouts differ in a definition, so that a file with the
+    /// version of the other one is refused.
+    fn schema(self) -> [(&'static str, &'static str); 10] {
+        SCHEMA.map(|(name, definition)| match (name, self) {
+            ("entry", Self::One) => (name, ENTRY_1),
+            _ => (name, definition),
+        })
+    }
+}
+
+/// The table of entries in layout 1.
+const ENTRY_1: &str = "CREATE TABLE entry (
+  idx INTEGER PRIMARY KEY CHECK (idx >= 0),
+  event BLOB NOT NULL CHECK (length(event) = 16),
+  kind TEXT NOT NULL CHECK (length(kind) BETWEEN 1 AND 64),
+  time INTEGER NOT NULL CHECK (time >= 0),
+  entry BLOB NOT NULL CHECK (length(entry) BETWEEN 1 AND 65535),
+  token_salt BLOB CHECK (length(token_salt) = 16),
+  tokens BLOB CHECK (length(tokens) BETWEEN 16 AND 4096 AND length(tokens) % 16 = 0),
+  parts BLOB,
+  CHECK ((token_salt IS NULL) = (tokens IS NULL))
+) STRICT";
+
 /// `LLAT`, in `application_id`.
 const APPLICATION_ID: i32 = i32::from_be_bytes(*b"LLAT");
 /// How long SQLite itself waits for a lock. Writers queue before they come here, so this is for other programs only.
@@ -21,7 +63,7 @@ const BUSY: Duration = Duration::from_secs(5);
 /// More than the statements of this crate, so that none is compiled twice.
 const STATEMENTS: usize = 64;
 
-/// Name and definition of everything in the schema, by name.
+/// Name and definition of everything in the schema of layout 2, by name.
 const SCHEMA: [(&str, &str); 10] = [
     (
         "checkpoint",
@@ -51,7 +93,7 @@ const SCHEMA: [(&str, &str); 10] = [
   event BLOB NOT NULL CHECK (length(event) = 16),
   kind TEXT NOT NULL CHECK (length(kind) BETWEEN 1 AND 64),
   time INTEGER NOT NULL CHECK (time >= 0),
-  entry BLOB NOT NULL CHECK (length(entry) BETWEEN 1 AND 65535),
+  entry BLOB NOT NULL CHECK (length(entry) BETWEEN 1 AND 98303),
   token_salt BLOB CHECK (length(token_salt) = 16),
   tokens BLOB CHECK (length(tokens) BETWEEN 16 AND 4096 AND length(tokens) % 16 = 0),
   parts BLOB,
@@ -139,10 +181,11 @@ fn fill(path: &Path) -> Result<()> {
     configure(&connection, path)?;
     journal(&connection, path)?;
     let mut sql = format!(
-        "BEGIN IMMEDIATE; PRAGMA application_id = {APPLICATION_ID}; PRAGMA user_version = {VERSION};"
+        "BEGIN IMMEDIATE; PRAGMA application_id = {APPLICATION_ID}; PRAGMA user_version = {};",
+        Layout::NEW.version()
     );
     // Tables before the indexes on them: an index sorts behind its table's name.
-    for (_, definition) in SCHEMA {
+    for (_, definition) in Layout::NEW.schema() {
         sql.push_str(definition);
         sql.push(';');
     }
@@ -208,12 +251,12 @@ pub(crate) fn inspect(path: &Path) -> Result<()> {
 }
 
 /// A connection that reads and writes.
-pub(crate) fn open_writer(path: &Path) -> Result<Connection> {
+pub(crate) fn open_writer(path: &Path) -> Result<(Connection, Layout)> {
     let failed = |e| failure::sqlite("opening the store", path, e);
     let flags = OpenFlags::SQLITE_OPEN_READ_WRITE | OpenFlags::SQLITE_OPEN_NO_MUTEX;
     let connection = Connection::open_with_flags(path, flags).map_err(failed)?;
     configure(&connection, path)?;
-    check(&connection, path)?;
+    let layout = check(&connection, path)?;
     // SQLite falls back to reading where it may not write.
     if connection.is_readonly("main").map_err(failed)? {
         return Err(Error::unavailable(format!(
@@ -222,11 +265,11 @@ pub(crate) fn open_writer(path: &Path) -> Result<Connection> {
         )));
     }
     journal(&connection, path)?;
-    Ok(connection)
+    Ok((connection, layout))
 }
 
 /// A connection that reads.
-pub(crate) fn open_reader(path: &Path, stamp: Option<&Stamp>) -> Result<Connection> {
+pub(crate) fn open_reader(path: &Path, stamp: Option<&Stamp>) -> Result<(Connection, Layout)> {
     let mut flags = OpenFlags::SQLITE_OPEN_READ_ONLY | OpenFlags::SQLITE_OPEN_NO_MUTEX;
     let mut name = path.to_path_buf();
     if stamp.is_some() {
@@ -236,8 +279,8 @@ pub(crate) fn open_reader(path: &Path, stamp: Option<&Stamp>) -> Result<Connecti
     let connection = Connection::open_with_flags(name, flags)
         .map_err(|e| failure::sqlite("opening the store", path, e))?;
     configure(&connection, path)?;
-    check(&connection, path)?;
-    Ok(connection)
+    let layout = check(&connection, path)?;
+    Ok((connection, layout))
 }
 
 fn percent_encoded(path: &Path) -> String {
@@ -294,8 +337,9 @@ fn journal(connection: &Connection, path: &Path) -> Result<()> {
     )))
 }
 
-/// Holds the file against this schema. A view or trigger could answer or write what this program never stored.
-fn check(connection: &Connection, path: &Path) -> Result<()> {
+/// Holds the file against the schema of its layout, and answers with it. A view or trigger could answer or write what
+/// this program never stored.
+fn check(connection: &Connection, path: &Path) -> Result<Layout> {
     let failed = |e| failure::sqlite("opening the store", path, e);
     let name = path.display();
     let pragma = |sql: &str| {
@@ -309,12 +353,17 @@ fn check(connection: &Connection, path: &Path) -> Result<()> {
         )));
     }
     let version = pragma("PRAGMA user_version")?;
-    if version != i64::from(VERSION) {
+    let layout = Layout::ALL
+        .into_iter()
+        .find(|layout| i64::from(layout.version()) == version);
+    let Some(layout) = layout else {
         return Err(Error::invalid(format!(
-            "opening the store {name}: it has schema version {version}, this program reads {VERSION}; hint: use the \
-             program that wrote it"
+            "opening the store {name}: it has schema version {version}, this program reads 1 to {}; hint: use the \
+             program that wrote it",
+            Layout::NEW.version()
         )));
-    }
+    };
+    let schema = layout.schema();
     // The engine's own are left out: the indexes of primary keys, and the statistics that `ANALYZE` makes.
     let mut statement = connection
         .prepare(
@@ -333,12 +382,12 @@ fn check(connection: &Connection, path: &Path) -> Result<()> {
         .collect();
     let differs = found
         .iter()
-        .find(|object| !SCHEMA.contains(object))
-        .or_else(|| SCHEMA.iter().find(|object| !found.contains(object)));
+        .find(|object| !schema.contains(object))
+        .or_else(|| schema.iter().find(|object| !found.contains(object)));
     match differs {
-        None => Ok(()),
+        None => Ok(layout),
         Some((object, _)) => Err(Error::corrupt(format!(
-            "opening the store {name}: {object:?} is not as schema version {VERSION} has it"
+            "opening the store {name}: {object:?} is not as schema version {version} has it"
         ))),
     }
 }

@@ -165,7 +165,7 @@ impl SqliteStore {
         };
         let readers = Readers::new(path.clone(), writer.is_some());
         // The first reader checks the schema, so that a wrong file fails here and not later.
-        readers.read_now(&|_| Ok(()))?;
+        readers.read_now(&|_, _| Ok(()))?;
         let (grown, _) = watch::channel(0);
         Ok(Self {
             path,
@@ -187,9 +187,10 @@ impl SqliteStore {
     ) -> Result<T> {
         let path = self.path.clone();
         self.readers
-            .read(move |connection| {
+            .read(move |connection, layout| {
                 read(&Db {
                     connection,
+                    layout,
                     path: &path,
                 })
             })
@@ -227,11 +228,9 @@ impl ReadStore for SqliteStore {
     }
 
     async fn description(&self) -> Result<Option<Description>> {
-        let origin = self.read(|db| db.origin()).await?;
-        Ok(origin.map(|origin| Description {
-            origin,
-            layout: layout::VERSION,
-        }))
+        let read = |db: &Db<'_>| Ok(db.origin()?.map(|origin| (origin, db.layout.version())));
+        let description = self.read(read).await?;
+        Ok(description.map(|(origin, layout)| Description { origin, layout }))
     }
 
     async fn head(&self) -> Result<Head> {

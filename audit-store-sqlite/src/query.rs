@@ -4,6 +4,7 @@ use std::ops::Range;
 
 use audit_core::datakey::KeyRecord;
 use audit_core::hex::Hex;
+use audit_core::packed;
 use audit_core::store::{Columns, Head, Parts, Query, Row, Tile};
 use audit_core::time::Timestamp;
 use audit_core::token::{Token, TokenSet};
@@ -15,6 +16,7 @@ use rusqlite::{CachedStatement, Connection, Params};
 use uuid::Uuid;
 
 use crate::failure;
+use crate::layout::Layout;
 
 /// Levels that a tree can have tiles at.
 const LEVELS: u8 = 8;
@@ -23,10 +25,11 @@ const ROWS_BYTES: usize = 4 * 1024 * 1024;
 /// Index rows that are counted, at most, to choose what to start a search from.
 const COUNTED_MAX: u32 = 4096;
 
-/// A connection with the path for its errors.
+/// A connection with its file's layout, and the path for its errors.
 #[derive(Clone, Copy)]
 pub(crate) struct Db<'a> {
     pub(crate) connection: &'a Connection,
+    pub(crate) layout: Layout,
     pub(crate) path: &'a std::path::Path,
 }
 
@@ -175,6 +178,13 @@ impl<'a> Db<'a> {
         Ok(last + 1)
     }
 
+    /// A number that stays the same exactly as long as no other connection commits to the file.
+    pub(crate) fn version(self) -> Result<i64> {
+        self.prepare("PRAGMA data_version")?
+            .query_row([], |row| row.get(0))
+            .map_err(|e| self.failed(e))
+    }
+
     /// The size, and the partial tiles; at every level the last stored tile must be the one that this size has.
     pub(crate) fn head(self) -> Result<Head> {
         let size = self.size()?;
@@ -259,7 +269,7 @@ impl<'a> Db<'a> {
             if index != expected {
                 return Err(Error::corrupt("an entry is missing").at(expected));
             }
-            let (row, bytes) = match read_row(index, row, left, out.is_empty()) {
+            let (row, bytes) = match read_row(self.layout, index, row, left, out.is_empty()) {
                 Ok(Some(read)) => read,
                 Ok(None) => break,
                 Err(e) => return Err(e.at(index)),
@@ -547,6 +557,7 @@ impl<'a> Db<'a> {
 
 /// A row and its bytes; `None` if it doesn't fit into `left` bytes and isn't the first.
 fn read_row(
+    layout: Layout,
     index: u64,
     row: &rusqlite::Row<'_>,
     left: usize,
@@ -576,7 +587,10 @@ fn read_row(
         time: Timestamp::from_micros(integer("time", get(3, "time")?)?)
             .map_err(|e| Error::corrupt("time is out of range").because(e))?,
     };
-    let entry = entry.to_vec();
+    let entry = match layout {
+        Layout::One => entry.to_vec(),
+        Layout::Two => packed::unpack(entry)?,
+    };
     let row = Row {
         index,
         entry,
@@ -636,9 +650,10 @@ mod tests {
         let dir = tempfile::tempdir().unwrap();
         let path = dir.path().join("log.db");
         crate::layout::create(&path).unwrap();
-        let connection = crate::layout::open_writer(&path).unwrap();
+        let (connection, layout) = crate::layout::open_writer(&path).unwrap();
         let db = Db {
             connection: &connection,
+            layout,
             path: &path,
         };
         for sql in STATEMENTS {

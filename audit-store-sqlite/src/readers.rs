@@ -8,7 +8,7 @@ use rusqlite::{Connection, Transaction, TransactionBehavior};
 use tokio::sync::Semaphore;
 
 use crate::failure;
-use crate::layout::{Stamp, open_reader};
+use crate::layout::{Layout, Stamp, open_reader};
 
 /// Reads at the same time; SQLite reads block no writer, so more only costs memory (up to 2 MB of pages each).
 const CONNECTIONS_MAX: usize = 4;
@@ -25,6 +25,7 @@ pub(crate) struct Readers {
 
 struct Reader {
     connection: Connection,
+    layout: Layout,
     /// Present when the file is read as one that doesn't change.
     stamp: Option<Stamp>,
 }
@@ -42,7 +43,7 @@ impl Readers {
     /// Runs `read` on one state of the store, apart from the async runtime.
     pub(crate) async fn read<T: Send + 'static>(
         self: &Arc<Self>,
-        read: impl Fn(&Transaction<'_>) -> Result<T> + Send + 'static,
+        read: impl Fn(&Transaction<'_>, Layout) -> Result<T> + Send + 'static,
     ) -> Result<T> {
         let permit = Arc::clone(&self.permits)
             .acquire_owned()
@@ -58,10 +59,13 @@ impl Readers {
         .map_err(|e| Error::unavailable("a read was stopped").because(e))?
     }
 
-    pub(crate) fn read_now<T>(&self, read: &dyn Fn(&Transaction<'_>) -> Result<T>) -> Result<T> {
+    pub(crate) fn read_now<T>(
+        &self,
+        read: &dyn Fn(&Transaction<'_>, Layout) -> Result<T>,
+    ) -> Result<T> {
         for _ in 0..ATTEMPTS_MAX {
             let reader = self.reader()?;
-            let done = self.attempt(&reader.connection, read);
+            let done = self.attempt(&reader, read);
             if reader.stamp.is_some() && reader.stamp != Stamp::of(&self.path)? {
                 // Somebody wrote meanwhile: what was read may be of two states, and so may be its errors.
                 continue;
@@ -80,13 +84,13 @@ impl Readers {
 
     fn attempt<T>(
         &self,
-        connection: &Connection,
-        read: &dyn Fn(&Transaction<'_>) -> Result<T>,
+        reader: &Reader,
+        read: &dyn Fn(&Transaction<'_>, Layout) -> Result<T>,
     ) -> Result<T> {
         // One transaction sees one state of the store; dropping it ends it.
-        let tx = Transaction::new_unchecked(connection, TransactionBehavior::Deferred)
+        let tx = Transaction::new_unchecked(&reader.connection, TransactionBehavior::Deferred)
             .map_err(|e| failure::sqlite("reading", &self.path, e))?;
-        read(&tx)
+        read(&tx, reader.layout)
     }
 
     fn reader(&self) -> Result<Reader> {
@@ -110,7 +114,11 @@ impl Readers {
                 None => break,
             }
         }
-        let connection = open_reader(&self.path, stamp.as_ref())?;
-        Ok(Reader { connection, stamp })
+        let (connection, layout) = open_reader(&self.path, stamp.as_ref())?;
+        Ok(Reader {
+            connection,
+            layout,
+            stamp,
+        })
     }
 }

@@ -1,18 +1,20 @@
 //! Writing: one transaction at a time, in the order of the lock files' queue.
 
+use std::cell::Cell;
 use std::path::{Path, PathBuf};
 
 use audit_core::datakey::KeyRecord;
 use audit_core::entry::{ENTRY_BYTES_MAX, TOKENS_MAX, check_origin};
+use audit_core::packed;
 use audit_core::store::{Batch, Build, Head, Row};
 use audit_core::{Error, ErrorKind, Result};
 use audit_tlog::tile::{SIZE_MAX, TileId};
-use rusqlite::Connection;
 use rusqlite::ffi::ErrorCode;
+use rusqlite::{Connection, Statement};
 use uuid::Uuid;
 
 use crate::failure::{self, ALREADY_THERE};
-use crate::layout::{inode, open_writer};
+use crate::layout::{Layout, inode, open_writer};
 use crate::locks::Queue;
 use crate::query::{Db, int};
 
@@ -23,21 +25,33 @@ const PARTS_BYTES_MAX: usize = 999_000_000;
 pub(crate) struct Writer {
     path: PathBuf,
     connection: Connection,
+    layout: Layout,
     queue: Queue,
+    /// The head that this connection committed last.
+    known: Cell<Option<Known>>,
     /// Of the file that the connection has open; it can't be given to another file meanwhile.
     inode: u64,
+}
+
+/// A head, and what tells whether it is still the file's.
+struct Known {
+    head: Head,
+    /// SQLite's `data_version` in the transaction that made the head.
+    version: i64,
 }
 
 impl Writer {
     pub(crate) fn open(path: PathBuf) -> Result<Self> {
         // The store first: no lock files are left beside what isn't one.
-        let connection = open_writer(&path)?;
+        let (connection, layout) = open_writer(&path)?;
         let queue = Queue::open(&path)?;
         let inode = inode_at(&path)?;
         Ok(Self {
             path,
             connection,
+            layout,
             queue,
+            known: Cell::new(None),
             inode,
         })
     }
@@ -73,38 +87,61 @@ impl Writer {
     }
 
     pub(crate) fn append(&self, mut build: Build) -> Result<Head> {
-        self.write(|db| {
-            if db.origin()?.is_none() {
-                return Err(Error::invalid(format!(
-                    "{} is not the store of a log yet",
-                    self.path.display()
-                )));
-            }
-            let head = db.head()?;
+        // Whatever fails from here on, the next append reads the file again.
+        let known = self.known.take();
+        let (head, version) = self.write(|db| {
+            let version = db.version()?;
+            let head = match known {
+                // Nobody else has committed since this connection did, so reading would answer the same, from the same
+                // pages in memory.
+                Some(known) if known.version == version => known.head,
+                _ => self.stored_head(db)?,
+            };
             let batch = build(&head)?;
             check(&batch, &head)?;
-            for row in &batch.rows {
-                self.insert_row(db, row)?;
-            }
-            for tile in &batch.tiles {
-                self.execute(
-                    db,
-                    "INSERT INTO tile (level, idx, hashes) VALUES (?1, ?2, ?3)
-                     ON CONFLICT (level, idx) DO UPDATE SET hashes = excluded.hashes",
-                    (tile.id.level, int(tile.id.index), tile.encode()),
-                )?;
-            }
-            for key in &batch.keys {
-                self.insert_key(db, key)?;
-            }
-            // Reading it back is what tells that the tiles are those of the new size.
-            db.head().map_err(|e| match e.kind() {
-                ErrorKind::Corrupt => {
-                    Error::invalid("the tiles of the batch don't fit its rows").because(e)
-                }
-                _ => e,
-            })
-        })
+            let after = batch.head_after(&head)?;
+            self.insert(db, &batch)?;
+            Ok((after, version))
+        })?;
+        self.known.set(Some(Known {
+            head: head.clone(),
+            version,
+        }));
+        Ok(head)
+    }
+
+    fn stored_head(&self, db: Db<'_>) -> Result<Head> {
+        if db.origin()?.is_none() {
+            return Err(Error::invalid(format!(
+                "{} is not the store of a log yet",
+                self.path.display()
+            )));
+        }
+        db.head()
+    }
+
+    fn insert(&self, db: Db<'_>, batch: &Batch) -> Result<()> {
+        let mut entries = db.prepare(
+            "INSERT INTO entry (idx, event, kind, time, entry, token_salt, tokens, parts)
+             VALUES (?1, ?2, ?3, ?4, ?5, ?6, ?7, ?8)",
+        )?;
+        let mut tokens = db.prepare("INSERT INTO token (token, idx) VALUES (?1, ?2)")?;
+        for row in &batch.rows {
+            self.insert_row(&mut entries, &mut tokens, row)
+                .map_err(|e| e.at(row.index))?;
+        }
+        for tile in &batch.tiles {
+            self.execute(
+                db,
+                "INSERT INTO tile (level, idx, hashes) VALUES (?1, ?2, ?3)
+                 ON CONFLICT (level, idx) DO UPDATE SET hashes = excluded.hashes",
+                (tile.id.level, int(tile.id.index), tile.encode()),
+            )?;
+        }
+        batch
+            .keys
+            .iter()
+            .try_for_each(|key| self.insert_key(db, key))
     }
 
     pub(crate) fn put_checkpoint(&self, size: u64, note: &[u8]) -> Result<()> {
@@ -207,16 +244,19 @@ impl Writer {
         let connection = &self.connection;
         let _turn = self.queue.turn()?;
         self.check_named()?;
-        connection
-            .execute_batch("BEGIN IMMEDIATE")
+        let db = Db {
+            connection,
+            layout: self.layout,
+            path: &self.path,
+        };
+        let mut commit = db.prepare("COMMIT")?;
+        db.prepare("BEGIN IMMEDIATE")?
+            .execute([])
             .map_err(|e| self.failed(e))?;
         // Dying from here to COMMIT, or a panic in `change`, leaves nothing behind.
         let open = Open(connection);
-        let done = change(Db {
-            connection,
-            path: &self.path,
-        })?;
-        let committed = connection.execute_batch("COMMIT");
+        let done = change(db)?;
+        let committed = commit.execute([]);
         // Dying from here on leaves everything behind.
         let Err(e) = committed else { return Ok(done) };
         // SQLite keeps the transaction open only when not one page of it went into the log with a commit mark: refused
@@ -239,42 +279,41 @@ impl Writer {
         .because(e))
     }
 
-    fn insert_row(&self, db: Db<'_>, row: &Row) -> Result<()> {
-        let inserted = db
-            .prepare(
-                "INSERT INTO entry (idx, event, kind, time, entry, token_salt, tokens, parts)
-                 VALUES (?1, ?2, ?3, ?4, ?5, ?6, ?7, ?8)",
-            )?
-            .execute((
-                int(row.index),
-                row.columns.event.as_bytes(),
-                row.columns.kind.as_str(),
-                row.columns.time.as_micros(),
-                &row.entry,
-                row.tokens.as_ref().map(|set| set.salt.0),
-                row.tokens
-                    .as_ref()
-                    .map(|set| set.tokens.iter().flat_map(|t| t.0).collect::<Vec<u8>>()),
-                &row.parts,
-            ));
+    fn insert_row(
+        &self,
+        entries: &mut Statement<'_>,
+        tokens: &mut Statement<'_>,
+        row: &Row,
+    ) -> Result<()> {
+        let packed = match self.layout {
+            Layout::One => None,
+            Layout::Two => Some(packed::pack(&row.entry)),
+        };
+        let set = row.tokens.as_ref();
+        let inserted = entries.execute((
+            int(row.index),
+            row.columns.event.as_bytes(),
+            row.columns.kind.as_str(),
+            row.columns.time.as_micros(),
+            packed.as_ref().unwrap_or(&row.entry),
+            set.map(|set| set.salt.0),
+            set.map(|set| set.tokens.iter().flat_map(|t| t.0).collect::<Vec<u8>>()),
+            &row.parts,
+        ));
         if let Err(e) = inserted {
             if already_there(&e) {
                 return Err(Error::invalid(format!(
                     "event {} is already in the log",
                     row.columns.event
                 ))
-                .at(row.index)
                 .because(e));
             }
-            return Err(self.failed(e).at(row.index));
+            return Err(self.failed(e));
         }
-        for token in row.tokens.iter().flat_map(|set| &set.tokens) {
-            self.execute(
-                db,
-                "INSERT INTO token (token, idx) VALUES (?1, ?2)",
-                (token.0, int(row.index)),
-            )
-            .map_err(|e| e.at(row.index))?;
+        for token in set.into_iter().flat_map(|set| &set.tokens) {
+            tokens
+                .execute((token.0, int(row.index)))
+                .map_err(|e| self.failed(e))?;
         }
         Ok(())
     }

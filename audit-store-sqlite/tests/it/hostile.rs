@@ -79,6 +79,16 @@ async fn a_row_that_is_not_one_is_corrupt_at_its_index() {
         ("tokens", "NULL"),
         ("tokens", "zeroblob(20)"),
         ("tokens", "zeroblob(32)"),
+        ("entry", "zeroblob(0)"),
+        ("entry", "zeroblob(98304)"),
+        ("entry", "zeroblob(70000)"),
+        ("entry", "x'ff'"),
+        ("entry", "x'2035'"),
+        ("entry", "cast(entry || x'7f' AS BLOB)"),
+        (
+            "entry",
+            "cast(substr(entry, 1, length(entry) - 1) || x'65' AS BLOB)",
+        ),
         ("idx", "1000"),
     ] {
         let sql = format!("UPDATE entry SET {column} = {value} WHERE idx = 7");
@@ -89,6 +99,63 @@ async fn a_row_that_is_not_one_is_corrupt_at_its_index() {
             assert_eq!(error.index(), Some(7), "{sql}: {error}");
         }
     }
+}
+
+#[tokio::test]
+async fn a_changed_byte_of_a_packed_entry_gives_the_same_entry() {
+    let place = Place::new();
+    let store = place.filled(8).await;
+    let good = store.rows(7..8, Parts::With).await.unwrap();
+    let raw = Connection::open(place.path()).unwrap();
+    let stored: Vec<u8> = raw
+        .query_row("SELECT entry FROM entry WHERE idx = 7", [], |row| {
+            row.get(0)
+        })
+        .unwrap();
+    assert!(stored.len() * 2 < good[0].entry.len(), "it is not packed");
+    for at in 0..stored.len() {
+        for change in [1, 0x80, 0xff] {
+            let mut changed = stored.clone();
+            changed[at] ^= change;
+            raw.execute("UPDATE entry SET entry = ?1 WHERE idx = 7", [&changed])
+                .unwrap();
+            match store.rows(7..8, Parts::With).await {
+                Ok(rows) => assert_ne!(rows, good, "byte {at} ^ {change}"),
+                Err(e) => {
+                    assert_eq!(e.kind(), ErrorKind::Corrupt, "byte {at} ^ {change}: {e}");
+                    assert_eq!(e.index(), Some(7), "{e}");
+                }
+            }
+        }
+    }
+}
+
+#[tokio::test]
+async fn a_change_by_others_between_two_appends_goes_unnoticed() {
+    for (sql, kind) in [
+        ("DELETE FROM tile WHERE level = 0", ErrorKind::Corrupt),
+        ("UPDATE tile SET hashes = zeroblob(64)", ErrorKind::Corrupt),
+        ("DELETE FROM entry WHERE idx = 2", ErrorKind::Corrupt),
+        ("DELETE FROM meta", ErrorKind::Invalid),
+    ] {
+        let place = Place::new();
+        let store = place.filled(2).await;
+        append(&store, 1, 2).await;
+        let raw = Connection::open(place.path()).unwrap();
+        raw.execute_batch("PRAGMA foreign_keys = OFF").unwrap();
+        raw.execute_batch(sql).unwrap();
+        let appended = store
+            .append(Box::new(|head| sample::batch(head, 1, 3)))
+            .await;
+        assert_eq!(appended.unwrap_err().kind(), kind, "{sql}");
+    }
+    // What changes no head changes nothing.
+    let place = Place::new();
+    let store = place.filled(2).await;
+    let raw = Connection::open(place.path()).unwrap();
+    raw.execute_batch("DELETE FROM token").unwrap();
+    assert_eq!(append(&store, 1, 3).await.size, 3);
+    assert_eq!(append(&store, 1, 4).await.size, 4);
 }
 
 #[tokio::test]

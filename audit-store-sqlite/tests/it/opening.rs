@@ -7,9 +7,11 @@ use std::os::unix::process::CommandExt as _;
 use std::path::{Path, PathBuf};
 use std::process::Command;
 
-use audit_core::ErrorKind;
-use audit_core::store::{Parts, ReadStore as _, Store as _};
+use audit_core::store::{Parts, ReadStore as _, Row, Store as _};
+use audit_core::{Entry, ErrorKind};
 use audit_store_sqlite::{OpenMode, SqliteStore};
+use audit_tlog::hash::leaf_hash;
+use audit_tlog::tile::EdgeTiles;
 use rusqlite::Connection;
 
 use crate::support::{Place, append};
@@ -77,8 +79,60 @@ async fn another_version_is_named_and_refused() {
     refused(
         &place.path(),
         ErrorKind::Invalid,
-        "schema version 7, this program reads 1",
+        "schema version 7, this program reads 1 to 2",
     );
+}
+
+#[tokio::test]
+async fn a_file_of_layout_1_is_not_read_or_gets_a_packed_entry() {
+    let place = Place::new();
+    let old = Path::new(env!("CARGO_MANIFEST_DIR")).join("tests/data/layout-1/log.db");
+    let path = place.dir().join("layout-1.db");
+    fs::write(&path, fs::read(old).unwrap()).unwrap();
+    let store = SqliteStore::open(&path, OpenMode::ReadWrite).unwrap();
+    assert_eq!(store.description().await.unwrap().unwrap().layout, 1);
+    let before = store.rows(0..35, Parts::With).await.unwrap();
+    assert_eq!(before.len(), 35);
+    let root = |rows: &[Row]| {
+        let mut edge = EdgeTiles::new();
+        for row in rows {
+            Entry::decode(&row.entry).unwrap();
+            edge.push(leaf_hash(&row.entry));
+        }
+        edge.root()
+    };
+    assert_eq!(root(&before), store.head().await.unwrap().edge.root());
+
+    let head = append(&store, 3, 1).await;
+    assert_eq!(head.size, 38);
+    let after = store.rows(0..38, Parts::With).await.unwrap();
+    assert!(before == after[..35]);
+    assert_eq!(root(&after), head.edge.root());
+    let raw = Connection::open(&path).unwrap();
+    let plain: i64 = raw
+        .query_row(
+            "SELECT count(*) FROM entry WHERE substr(entry, 1, 1) = x'7b'",
+            [],
+            |row| row.get(0),
+        )
+        .unwrap();
+    assert_eq!(plain, 38, "entries of layout 1 begin with a brace");
+}
+
+#[tokio::test]
+async fn a_version_that_was_rolled_back_is_accepted() {
+    let place = Place::new();
+    drop(place.filled(3).await);
+    let old = Path::new(env!("CARGO_MANIFEST_DIR")).join("tests/data/layout-1/log.db");
+    let copy = place.dir().join("layout-1.db");
+    fs::write(&copy, fs::read(old).unwrap()).unwrap();
+    for (path, version) in [(place.path(), 1), (copy, 2)] {
+        let raw = Connection::open(&path).unwrap();
+        raw.pragma_update(None, "user_version", version).unwrap();
+        drop(raw);
+        let says = format!("\"entry\" is not as schema version {version} has it");
+        refused(&path, ErrorKind::Corrupt, &says);
+    }
 }
 
 #[tokio::test]
@@ -108,7 +162,7 @@ async fn other_things_in_the_schema_are_refused() {
         refused(
             &place.path(),
             ErrorKind::Corrupt,
-            "is not as schema version 1 has it",
+            "is not as schema version 2 has it",
         );
     }
     let place = Place::new();
