@@ -1,9 +1,13 @@
-//! Sealing and opening one event, against encrypting and hashing its payload.
+//! Sealing and opening one event, against encrypting and hashing its payload; packing its entry, against hashing it.
 
+use std::hint::black_box;
+
+use audit_core::packed;
 use benches::Result;
 use benches::raw::Cipher;
 use benches::workload::{Keys, Sealing};
 use criterion::{BatchSize, Criterion, Throughput};
+use sha2::{Digest as _, Sha256};
 
 fn main() -> Result<()> {
     let mut criterion = Criterion::default().configure_from_args();
@@ -35,6 +39,20 @@ fn main() -> Result<()> {
         });
         group.finish();
     }
+
+    let entry = Sealing::new(&keys, 1024)?.entry()?;
+    let packed = packed::pack(&entry);
+    let mut group = criterion.benchmark_group("entry");
+    group.throughput(Throughput::Bytes(entry.len() as u64));
+    group.bench_function("raw SHA-256", |b| {
+        b.iter(|| Sha256::digest(black_box(&entry)))
+    });
+    group.bench_function("pack", |b| b.iter(|| packed::pack(black_box(&entry))));
+    // With the packing anew that shows that there is no other packed form.
+    group.bench_function("unpack", |b| {
+        b.iter(|| packed::unpack(black_box(&packed)).expect("what was packed unpacks"));
+    });
+    group.finish();
     criterion.final_summary();
     Ok(())
 }

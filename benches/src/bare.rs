@@ -4,6 +4,7 @@ use std::fs::File;
 use std::io::{Seek as _, SeekFrom, Write as _};
 use std::path::{Path, PathBuf};
 
+use audit_core::packed;
 use audit_core::store::Batch;
 use rusqlite::config::DbConfig;
 use rusqlite::{Connection, OpenFlags};
@@ -63,7 +64,7 @@ impl BareBatch {
                 event: row.columns.event.into_bytes(),
                 kind: row.columns.kind.as_str().to_owned(),
                 time: row.columns.time.as_micros(),
-                entry: row.entry.clone(),
+                entry: packed::pack(&row.entry),
                 token_salt: set.map(|set| set.salt.0),
                 tokens: set.map(|set| set.tokens.iter().flat_map(|token| token.0).collect()),
                 parts: row.parts.clone(),

@@ -288,6 +288,11 @@ impl Sealing {
         })
     }
 
+    /// The entry's bytes.
+    pub fn entry(&self) -> CoreResult<Vec<u8>> {
+        self.entry.encode()
+    }
+
     /// The payload.
     #[must_use]
     pub fn payload(&self) -> &[u8] {

@@ -8,6 +8,7 @@ use std::process::Command;
 use std::sync::Arc;
 use std::time::Duration;
 
+use audit_core::packed;
 use audit_core::store::Batch;
 use benches::Result;
 use benches::bare::{Bare, BareBatch, SyncedFile};
@@ -20,6 +21,7 @@ use benches::workload::{
     Events, Keys, Sealing, append_all, callers, create_log, open_store, published_log,
 };
 use rusqlite::{Connection, OpenFlags};
+use sha2::{Digest as _, Sha256};
 use tokio::runtime::Runtime;
 
 const BYTES: usize = 1024;
@@ -37,19 +39,20 @@ const TINY_BYTES: usize = 200;
 const SHORT: usize = 10_000;
 const LONG: usize = 1_000_000;
 
-const USAGE: &str = "usage: figures [verification | memory | log DIR EVENTS | verify URL DEPTH]
-  (nothing)     everything that takes seconds
-  verification  only the speed of verifying
-  memory        verifying 1,000,000 events in a process of its own, which takes minutes
+const USAGE: &str = "usage: figures [SECTION…] | long-memory | log DIR EVENTS | verify URL DEPTH
+  SECTION       trees, sealing, lone, concurrent, verification, storage, memory; without one, all of them
+  long-memory   verifying 1,000,000 events in a process of its own, which takes minutes
   log           makes a log of events of 1 KB
   verify        verifies it; prints microseconds and the peak RSS in KiB";
 
 fn main() -> Result<()> {
     let arguments: Vec<String> = std::env::args().skip(1).collect();
     match arguments.iter().map(String::as_str).collect::<Vec<_>>()[..] {
-        [] => figures(),
-        ["verification"] => verification_alone(),
-        ["memory"] => memory_of(&[SHORT, LONG]),
+        [] => figures(&[]),
+        ["long-memory"] => {
+            let dir = scratch()?;
+            memory(&Runtime::new()?, &Keys::new()?, dir.path(), &[SHORT, LONG])
+        }
         // For a profiler, which wants to see nothing else.
         ["log", dir, events] => {
             let url = Runtime::new()?.block_on(published_log(
@@ -62,11 +65,24 @@ fn main() -> Result<()> {
         }
         // Memory is measured in a process that did nothing else.
         ["verify", url, depth] => verify_alone(url, depth),
+        ref wanted if wanted.iter().all(|name| SECTIONS.contains(name)) => figures(wanted),
         _ => Err(USAGE.into()),
     }
 }
 
-fn figures() -> Result<()> {
+/// What can be measured alone.
+const SECTIONS: [&str; 7] = [
+    "trees",
+    "sealing",
+    "lone",
+    "concurrent",
+    "verification",
+    "storage",
+    "memory",
+];
+
+fn figures(wanted: &[&str]) -> Result<()> {
+    let want = |section| wanted.is_empty() || wanted.contains(&section);
     let runtime = Runtime::new()?;
     let keys = Keys::new()?;
     let dir = scratch()?;
@@ -77,26 +93,30 @@ fn figures() -> Result<()> {
         "medians; each figure and its baseline by turns".to_owned(),
     ])?;
     let mut table = Table::default();
-    trees(&mut table)?;
-    sealing(&mut table, &keys)?;
-    lone(&mut table, &runtime, &keys, at)?;
-    concurrent(&mut table, &runtime, &keys, at)?;
-    verification(&mut table, &runtime, &keys, at)?;
+    if want("trees") {
+        trees(&mut table)?;
+    }
+    if want("sealing") {
+        sealing(&mut table, &keys)?;
+        packing(&mut table, &keys)?;
+    }
+    if want("lone") {
+        lone(&mut table, &runtime, &keys, at)?;
+    }
+    if want("concurrent") {
+        concurrent(&mut table, &runtime, &keys, at)?;
+    }
+    if want("verification") {
+        verification(&mut table, &runtime, &keys, at)?;
+    }
     table.print("figure", ["measured", "baseline", "ratio", "baseline is"])?;
-    storage(&runtime, &keys, at)?;
-    memory(&runtime, &keys, at, &[SHORT, 10 * SHORT])
-}
-
-fn verification_alone() -> Result<()> {
-    let dir = scratch()?;
-    let mut table = Table::default();
-    verification(&mut table, &Runtime::new()?, &Keys::new()?, dir.path())?;
-    table.print("figure", ["measured", "baseline", "ratio", "baseline is"])
-}
-
-fn memory_of(sizes: &[usize]) -> Result<()> {
-    let dir = scratch()?;
-    memory(&Runtime::new()?, &Keys::new()?, dir.path(), sizes)
+    if want("storage") {
+        storage(&runtime, &keys, at)?;
+    }
+    if want("memory") {
+        memory(&runtime, &keys, at, &[SHORT, 10 * SHORT])?;
+    }
+    Ok(())
 }
 
 /// Lines that stand in columns.
@@ -318,6 +338,39 @@ fn sealing(table: &mut Table, keys: &Keys) -> Result<()> {
     Ok(())
 }
 
+fn packing(table: &mut Table, keys: &Keys) -> Result<()> {
+    let entry = Sealing::new(keys, BYTES)?.entry()?;
+    let packed = packed::pack(&entry);
+    let raw = || {
+        for _ in 0..SEALS {
+            black_box(Sha256::digest(black_box(&entry)));
+        }
+        Ok(())
+    };
+    let pack = || {
+        for _ in 0..SEALS {
+            black_box(packed::pack(black_box(&entry)));
+        }
+        Ok(())
+    };
+    let unpack = || {
+        for _ in 0..SEALS {
+            black_box(packed::unpack(black_box(&packed))?);
+        }
+        Ok(())
+    };
+    let what = format!(
+        "raw SHA-256 of the entry ({} bytes, packed {})",
+        entry.len(),
+        packed.len()
+    );
+    let count = SEALS as u64;
+    table.times("entry, pack", count, by_turns(ROUNDS, pack, raw)?, &what);
+    let times = by_turns(ROUNDS, unpack, raw)?;
+    table.times("entry, unpack and check", count, times, "the same");
+    Ok(())
+}
+
 /// What a log commits while `work` appends to it.
 fn recorded(
     runtime: &Runtime,
@@ -527,7 +580,7 @@ fn storage(runtime: &Runtime, keys: &Keys, dir: &Path) -> Result<()> {
             );
         }
         if name == "entry" {
-            let columns = ["entry JSON", "parts", "tokens and salt"];
+            let columns = ["entries, packed", "parts", "tokens and salt"];
             for ((column, after), before) in columns.iter().zip(lengths_after).zip(lengths_before) {
                 table.line(
                     format!("    {column}"),
