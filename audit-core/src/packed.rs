@@ -449,7 +449,7 @@ mod tests {
             let error = unpack(packed).expect_err(why);
             assert_eq!(error.kind(), crate::ErrorKind::Corrupt, "{why}: {error}");
         }
-        let bomb = vec![HEX_32; 33].repeat(PACKED_BYTES_MAX / 33);
+        let bomb = [HEX_32; 33].repeat(PACKED_BYTES_MAX / 33);
         unpack(&bomb).expect_err("97 KB of hexadecimal");
         unpack(&vec![PHRASE + 20; 60_000]).expect_err("60,000 phrases");
         unpack(&vec![0; ENTRY_BYTES_MAX + 1]).expect_err("65,536 zeros");

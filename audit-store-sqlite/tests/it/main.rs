@@ -7,6 +7,7 @@
 )]
 #![expect(clippy::print_stdout, reason = "a sweep says what it did")]
 
+mod appending;
 mod conformance;
 mod crash;
 mod erasure;
