@@ -9,7 +9,7 @@ use audit_verify::{Check, CheckResult, Verdict};
 use serde_json::json;
 
 use crate::read::six;
-use crate::support::{Host, mode, names};
+use crate::support::{Host, mode, names, packing};
 
 fn policy(host: &Host) -> BundlePolicy {
     let config = fs::read_to_string(host.path("audit-trail.toml")).unwrap();
@@ -280,9 +280,10 @@ fn an_earlier_checkpoint_is_shown_to_be_extended() {
 fn a_log_that_was_changed_gives_a_bundle() {
     let (host, _) = six();
     let db = rusqlite::Connection::open(host.db()).unwrap();
+    packing(&db);
     let changed = db
         .execute(
-            "UPDATE entry SET entry = CAST(replace(CAST(entry AS TEXT), 'tool.call', 'tool.cast') AS BLOB) WHERE idx = 3",
+            "UPDATE entry SET entry = packed(replace(unpacked(entry), 'tool.call', 'tool.cast')) WHERE idx = 3",
             [],
         )
         .unwrap();

@@ -13,9 +13,12 @@ use std::time::Duration;
 
 use audit_core::hex;
 use audit_core::keyring::{EnvironmentPassphrase, KeyRing, KeyUri, Protection};
+use audit_core::packed;
 use audit_core::time::System;
 use audit_tlog::note::VerifierKey;
 use base64::Engine as _;
+use rusqlite::Connection;
+use rusqlite::functions::FunctionFlags;
 use serde_json::Value;
 use tempfile::TempDir;
 
@@ -459,4 +462,19 @@ pub(crate) fn chmod(path: &Path, mode: u32) {
 
 pub(crate) fn mode(path: &Path) -> u32 {
     fs::metadata(path).unwrap().permissions().mode() & 0o7777
+}
+
+/// Whoever tampers knows how entries lie in the file: in SQL, `unpacked` gives an entry's text, and `packed` what is
+/// stored for any text.
+pub(crate) fn packing(db: &Connection) {
+    let flags = FunctionFlags::SQLITE_UTF8 | FunctionFlags::SQLITE_DETERMINISTIC;
+    db.create_scalar_function("unpacked", 1, flags, |call| {
+        let entry = packed::unpack(call.get_raw(0).as_blob().unwrap()).unwrap();
+        Ok(String::from_utf8(entry).unwrap())
+    })
+    .unwrap();
+    db.create_scalar_function("packed", 1, flags, |call| {
+        Ok(packed::pack(call.get_raw(0).as_bytes().unwrap()))
+    })
+    .unwrap();
 }

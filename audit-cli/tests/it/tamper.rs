@@ -9,7 +9,7 @@ use audit_tlog::note::{Ed25519Signer, NoteSigner as _, VerifierKey};
 use rusqlite::Connection;
 use serde_json::{Value, json};
 
-use crate::support::{Host, ORIGIN, Run};
+use crate::support::{Host, ORIGIN, Run, packing};
 
 /// Events of the first and larger run: more than one tile.
 const EVENTS: u64 = 270;
@@ -65,6 +65,7 @@ impl Original {
         db.pragma_update(None, "foreign_keys", false).unwrap();
         db.pragma_update(None, "ignore_check_constraints", true)
             .unwrap();
+        packing(&db);
         change(&db);
         db.close().unwrap();
         let store = format!("sqlite:{}", copy.display());
@@ -141,7 +142,7 @@ fn a_change_of_any_table_fails_the_command_with_its_first_bad_index() {
         Case {
             name: "an entry",
             sql: "UPDATE entry SET kind = 'tool.kall', entry =
-                  CAST(replace(CAST(entry AS TEXT), 'tool.call', 'tool.kall') AS BLOB) WHERE idx = 101",
+                  packed(replace(unpacked(entry), 'tool.call', 'tool.kall')) WHERE idx = 101",
             found: &[
                 ("tiles", Some(101)),
                 ("root", Some(101)),
@@ -408,7 +409,7 @@ fn what_is_no_store_of_ours_gets_no_verdict() {
         assert_eq!(verdict, Value::Null, "{what}: {}", run.err);
     };
     refused("a later layout", &|db| {
-        db.pragma_update(None, "user_version", 2).unwrap();
+        db.pragma_update(None, "user_version", 3).unwrap();
     });
     refused("an earlier layout", &|db| {
         db.pragma_update(None, "user_version", 0).unwrap();
@@ -453,9 +454,10 @@ fn a_manipulated_event_is_shown_with_a_wrong_proof() {
     host.run(["emit", "approval.granted", "--actor", "nurse"])
         .exits(0);
     let db = Connection::open(host.db()).unwrap();
+    packing(&db);
     db.execute(
         "UPDATE entry SET kind = 'approval.refused', entry =
-         CAST(replace(CAST(entry AS TEXT), 'approval.granted', 'approval.refused') AS BLOB) WHERE idx = 3",
+         packed(replace(unpacked(entry), 'approval.granted', 'approval.refused')) WHERE idx = 3",
         [],
     )
     .unwrap();
