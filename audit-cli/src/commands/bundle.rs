@@ -17,7 +17,6 @@ use audit_verify::evidence_bundle::{
 use crate::cli::BundleArgs;
 use crate::context::{Context, time};
 use crate::error::{CliError, Result};
-
 use crate::output;
 
 /// Matches that are looked up at once.
