@@ -29,7 +29,7 @@ pub struct MacChain {
     mac_key: SecretKey,
 }
 
-/// The member of an entry that isn't MACed, up to its digits; `epoch` always stands before it.
+/// The member of an entry that its MAC isn't over, up to its digits; `epoch` always stands before it.
 const MAC_MEMBER: &[u8] = b",\"mac\":\"";
 
 /// HMAC-SHA256 (RFC 2104) with a key of 32 bytes, that leaves no copy of the key behind.

@@ -63,7 +63,7 @@ static PHRASES: LazyLock<Phrases> = LazyLock::new(|| {
     let all: Vec<&[u8]> = PHRASES_1.lines().map(str::as_bytes).collect();
     let mut slots = vec![Vec::new(); SLOTS];
     for (number, phrase) in (PHRASE..=u8::MAX).zip(&all) {
-        if let Some(slot) = phrase.first_chunk().map(slot) {
+        if let Some(slot) = phrase.first_chunk().copied().map(slot) {
             slots[slot].push((number, *phrase));
         }
     }
@@ -76,8 +76,8 @@ static PHRASES: LazyLock<Phrases> = LazyLock::new(|| {
 const SLOTS: usize = 1 << 10;
 
 /// Spreads phrases by their first four bytes, the shortest phrase's length.
-fn slot(start: &[u8; 4]) -> usize {
-    (u32::from_le_bytes(*start).wrapping_mul(0x9E37_79B1) >> 22) as usize
+fn slot(start: [u8; 4]) -> usize {
+    (u32::from_le_bytes(start).wrapping_mul(0x9E37_79B1) >> 22) as usize
 }
 
 /// The packed form of any bytes; the same bytes always have the same one.
@@ -116,7 +116,7 @@ pub fn pack(entry: &[u8]) -> Vec<u8> {
                     out.push(HEX);
                     push_varint(pairs.len() as u64, &mut out);
                 }
-                out.extend(pairs.iter().map(byte_of));
+                out.extend(pairs.iter().copied().map(byte_of));
             }
         }
         at += taken;
@@ -137,7 +137,7 @@ enum Code {
 
 /// What `rest` begins with, and its length; `None` for a byte that stands for itself.
 fn code_at(rest: &[u8], phrases: &Phrases) -> Option<(Code, usize)> {
-    let candidates = rest.first_chunk().map(|start| &phrases.slots[slot(start)]);
+    let candidates = rest.first_chunk().map(|start| &phrases.slots[slot(*start)]);
     for (number, phrase) in candidates.into_iter().flatten() {
         if rest.starts_with(phrase) {
             return Some((Code::Phrase(*number), phrase.len()));
@@ -169,7 +169,7 @@ fn code_at(rest: &[u8], phrases: &Phrases) -> Option<(Code, usize)> {
     Some((Code::Integer(n), decimals))
 }
 
-fn byte_of(pair: &[u8; 2]) -> u8 {
+fn byte_of(pair: [u8; 2]) -> u8 {
     VALUES[usize::from(pair[0])] << 4 | VALUES[usize::from(pair[1])] & 15
 }
 
@@ -196,7 +196,7 @@ fn uuid(rest: &[u8]) -> Option<[u8; 16]> {
             if VALUES[usize::from(pair[0])] | VALUES[usize::from(pair[1])] > 15 {
                 return None;
             }
-            *byte = byte_of(pair);
+            *byte = byte_of(*pair);
         }
     }
     Some(bytes)
