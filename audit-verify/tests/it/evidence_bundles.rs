@@ -1393,6 +1393,42 @@ fn the_two_verifiers_disagree() {
 }
 
 #[test]
+fn the_exit_code_is_not_the_verdict() {
+    let dir = tempfile::tempdir().unwrap();
+    let world = small();
+    let bytes = made(world, &session("session-0"));
+    std::fs::write(dir.path().join("good"), &bytes).unwrap();
+    std::fs::write(dir.path().join("cut"), &bytes[..bytes.len() - 1]).unwrap();
+    let (vkey, opened) = (
+        world.ring.vkey().to_string(),
+        world.log.opened().to_string(),
+    );
+    for (args, code, word) in [
+        (
+            &["good", "--vkey", &vkey, "--opened", &opened][..],
+            0,
+            "HELD",
+        ),
+        (&["good"], 2, "keys taken from the bundle"),
+        (&["cut", "--vkey", &vkey], 1, "CONTRADICTED"),
+        (&["good", "--vkey", &vkey, "--json"], 0, "\"exit\":0"),
+        (&["nothing", "--vkey", &vkey], 2, ""),
+        (&["--vkey", &vkey], 2, ""),
+        (&["good", "--full"], 2, ""),
+    ] {
+        let out = Command::new(env!("CARGO_BIN_EXE_audit-verify"))
+            .arg("bundle")
+            .args(args)
+            .current_dir(dir.path())
+            .output()
+            .unwrap();
+        let text = String::from_utf8(out.stdout).unwrap();
+        assert_eq!(out.status.code(), Some(code), "{args:?}: {text}");
+        assert!(text.contains(word), "{args:?}: {text}");
+    }
+}
+
+#[test]
 fn other_tools_do_not_open_it() {
     let dir = tempfile::tempdir().unwrap();
     std::fs::write(
