@@ -45,7 +45,7 @@ fn main() -> Result<()> {
     let mut group = criterion.benchmark_group("entry");
     group.throughput(Throughput::Bytes(entry.len() as u64));
     group.bench_function("raw SHA-256", |b| {
-        b.iter(|| Sha256::digest(black_box(&entry)))
+        b.iter(|| Sha256::digest(black_box(&entry)));
     });
     group.bench_function("pack", |b| b.iter(|| packed::pack(black_box(&entry))));
     // With the packing anew that shows that there is no other packed form.

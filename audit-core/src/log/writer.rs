@@ -376,6 +376,8 @@ impl Writer {
                 None,
             )
             .await;
+        // Handles on the log may live on, and with them the writer: with this key nobody can make an entry of this run.
+        writer.chain.evolve();
         drop(closer);
         closed
     }

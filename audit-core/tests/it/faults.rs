@@ -109,7 +109,7 @@ async fn nothing_is_published_past(obstacle: impl Fn(&Path), remove: impl Fn(&Pa
         }
         obstacle(&file);
         bench.append(&log).await;
-        tokio::time::sleep(Duration::from_millis(3_000)).await;
+        tokio::time::sleep(Duration::from_secs(3)).await;
         assert_eq!(
             bench.published().await,
             u64::from(published_before),
@@ -185,7 +185,7 @@ async fn a_state_directory_that_is_gone_is_made_again() {
 
 #[tokio::test(start_paused = true)]
 async fn what_an_earlier_death_left_beside_the_state_file_is_no_checkpoint() {
-    for left in [&b""[..], b"example.com/faults\n1\n", &[0xff; 100_000]] {
+    for left in [&b""[..], b"example.com/faults\n1\n", &vec![0xff; 100_000]] {
         let bench = Bench::new();
         let file = bench.state_file();
         std::fs::create_dir_all(file.parent().unwrap()).unwrap();
@@ -206,7 +206,7 @@ async fn a_state_file_that_is_torn_is_refused_and_says_where_it_is() {
     log.close().await.unwrap();
     let file = bench.state_file();
     let note = std::fs::read(&file).unwrap();
-    for torn in [&note[..note.len() / 2], b"", &[b'x'; 100_000]] {
+    for torn in [&note[..note.len() / 2], b"", &vec![b'x'; 100_000]] {
         std::fs::write(&file, torn).unwrap();
         let error = Log::open(bench.options()).await.unwrap_err();
         assert_eq!(error.kind(), ErrorKind::Corrupt, "{error}");

@@ -5,7 +5,6 @@
     clippy::panic,
     reason = "in a test a panic is the report, in its helpers too"
 )]
-#![expect(clippy::print_stdout, reason = "a sweep says what it did")]
 
 mod appending;
 mod conformance;
