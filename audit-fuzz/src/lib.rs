@@ -25,7 +25,7 @@ mod tlog;
 
 pub use http::{event_json, heads, request_body, response_body, sse};
 pub use keys::{auditor_key_file, key_ring_file};
-pub use log::{config, entry, export};
+pub use log::{config, entry, evidence_bundle, export, packed};
 pub use tlog::{checkpoint, note, proof, tile};
 
 /// A parser, under the name of its program and its corpus.
@@ -61,6 +61,10 @@ pub const TARGETS: &[Target] = &[
         run: event_json,
     },
     Target {
+        name: "evidence_bundle",
+        run: evidence_bundle,
+    },
+    Target {
         name: "export",
         run: export,
     },
@@ -75,6 +79,10 @@ pub const TARGETS: &[Target] = &[
     Target {
         name: "note",
         run: note,
+    },
+    Target {
+        name: "packed",
+        run: packed,
     },
     Target {
         name: "proof",

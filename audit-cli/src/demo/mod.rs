@@ -18,8 +18,8 @@ use crate::context::StoreUrl;
 use crate::error::{CliError, Result, chain};
 use crate::output;
 
-/// What the manipulation writes in the place of the truth: as long as what it replaces, as a careful forger would.
-const FORGED: (&str, &str) = ("approval.granted", "approval.refused");
+/// The truth, and what the manipulation writes in its place.
+const FORGED: (&str, &str) = ("approval.granted", "approval.rejected");
 
 pub(crate) async fn run(args: &DemoArgs) -> Result<u8> {
     let temporary;
@@ -173,26 +173,14 @@ async fn through_gateway(log: &Log, provider: std::net::SocketAddr) -> Result<()
     outcome
 }
 
-/// Copies the store and changes the copy as somebody with a hex editor would.
+/// Copies the store and changes the copy as somebody with `sqlite3` would: the row's column and the entry itself, and
+/// with them every index.
 fn tamper(folder: &Path, store_path: &Path, made: &Made) -> Result<PathBuf> {
     let dir = folder.join("tampered");
     std::fs::create_dir(&dir)?;
     let copy = dir.join("audit-trail.db");
-    let mut bytes = std::fs::read(store_path)?;
-    let (truth, lie) = (FORGED.0.as_bytes(), FORGED.1.as_bytes());
-    let mut changed = 0;
-    let mut at = 0;
-    while at + truth.len() <= bytes.len() {
-        if &bytes[at..at + truth.len()] == truth {
-            bytes[at..at + truth.len()].copy_from_slice(lie);
-            changed += 1;
-        }
-        at += 1;
-    }
-    if changed == 0 {
-        return Err(CliError::new("the copy holds nothing to change"));
-    }
-    std::fs::write(&copy, bytes)?;
+    std::fs::copy(store_path, &copy)?;
+    forge(&copy)?;
     let file = ConfigFile {
         store: Some(format!("sqlite:{}", copy.display())),
         key: Some(format!("file:{}", folder.join("audit-trail.key").display())),
@@ -202,6 +190,37 @@ fn tamper(folder: &Path, store_path: &Path, made: &Made) -> Result<PathBuf> {
         ..ConfigFile::default()
     };
     std::fs::write(dir.join(CONFIG_NAME), file.to_text()?)?;
-    output::note(&format!("   ({changed} places in the file were changed)"));
     Ok(copy)
+}
+
+#[cfg(feature = "sqlite")]
+fn forge(copy: &Path) -> Result<()> {
+    use audit_core::packed::{pack, unpack};
+    let failed = |e: rusqlite::Error| CliError::because("the copy can't be changed", &e);
+    let (truth, lie) = FORGED;
+    let file = rusqlite::Connection::open(copy).map_err(failed)?;
+    let (index, packed): (i64, Vec<u8>) = file
+        .query_row(
+            "SELECT idx, entry FROM entry WHERE kind = ?1",
+            [truth],
+            |row| Ok((row.get(0)?, row.get(1)?)),
+        )
+        .map_err(failed)?;
+    let entry = String::from_utf8(unpack(&packed)?)
+        .map_err(|e| CliError::because("the entry is not text", &e))?;
+    let forged = pack(entry.replace(truth, lie).as_bytes());
+    file.execute(
+        "UPDATE entry SET kind = ?1, entry = ?2 WHERE idx = ?3",
+        (lie, forged, index),
+    )
+    .map_err(failed)?;
+    output::note(&format!(
+        "   (UPDATE entry SET kind = '{lie}', entry = … WHERE idx = {index})"
+    ));
+    Ok(())
+}
+
+#[cfg(not(feature = "sqlite"))]
+fn forge(_: &Path) -> Result<()> {
+    Err(CliError::new("this build has no SQLite"))
 }

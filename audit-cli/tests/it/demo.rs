@@ -25,7 +25,12 @@ fn the_demo_shows_a_record_a_proof_and_a_manipulation() {
         text.find("HELD").unwrap() < text.find("CONTRADICTED").unwrap(),
         "the manipulation comes before the proof"
     );
-    for said in ["approves", "approval.refused", "exit code 0", "exit code 1"] {
+    for said in [
+        "approves",
+        "approval.rejected",
+        "exit code 0",
+        "exit code 1",
+    ] {
         assert!(run.err.contains(said), "{said}: {}", run.err);
     }
     for hidden in ["sk-demo", "\u{1b}"] {
@@ -66,7 +71,7 @@ fn the_demo_shows_a_record_a_proof_and_a_manipulation() {
         .exits(0)
         .json();
     assert_eq!(
-        forged["event"]["kind"], "approval.refused",
+        forged["event"]["kind"], "approval.rejected",
         "the first finding is elsewhere"
     );
 
