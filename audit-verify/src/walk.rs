@@ -29,6 +29,9 @@ use crate::verdict::{Check, CheckResult, Covered, Verdict, describe};
 
 /// Rows of a table read at once.
 const PAGE: usize = 4096;
+/// Entries read at once, without their parts about 1 MB: stores give up to 4 MiB, and every thread that reads keeps as
+/// much for the next time.
+const ROWS: u64 = 1024;
 /// Entries between two words about progress.
 const PROGRESS: u64 = 4096;
 /// Indexes in which differing token rows are looked for at once.
@@ -321,7 +324,8 @@ impl Walk<'_> {
         let mut unreadable: Option<Error> = None;
         self.at_checkpoints();
         while self.next < end {
-            let rows = match self.evidence.rows(self.next..end, parts) {
+            let until = end.min(self.next.saturating_add(ROWS));
+            let rows = match self.evidence.rows(self.next..until, parts) {
                 Ok(rows) => rows,
                 Err(e) => match e.index() {
                     // What lies before the bad row can still be read.
@@ -925,7 +929,8 @@ impl Walk<'_> {
         };
         let mut at = 0;
         while at < self.next {
-            let rows = match self.evidence.rows(at..self.next, parts) {
+            let until = self.next.min(at.saturating_add(ROWS));
+            let rows = match self.evidence.rows(at..until, parts) {
                 Ok(rows) => rows,
                 Err(e) => {
                     self.verdict.failed_read(Check::Keys, &e);
