@@ -88,7 +88,7 @@ impl Recording {
                 callers,
                 events,
                 publish_ms: 20,
-                epoch_ms: 60,
+                epoch_ms: 10,
             };
             again("power_cut::a_process_that_is_traced", &host, work)
         };

@@ -337,7 +337,7 @@ impl File {
                         if chance.data(*at) {
                             let piece = &data[index(from - offset)..index(to - offset)];
                             put(&mut bytes, from, piece);
-                        } else if bytes.len() < index(to) && chance.grows() {
+                        } else if bytes.len() < index(to) && chance.grows(*at) {
                             let start = bytes.len();
                             bytes.resize(index(to), 0);
                             chance.rubbish(&mut bytes[start..]);
@@ -443,10 +443,12 @@ impl Chance {
     }
 
     /// Whether a file grows where its data isn't there.
-    fn grows(&self) -> bool {
+    fn grows(&self, at: u64) -> bool {
         match self.survives {
             Survives::Names => true,
-            Survives::Some(_) | Survives::Prefix(_) => self.ids.number().is_multiple_of(2),
+            Survives::Some(_) => self.ids.number().is_multiple_of(2),
+            // What comes behind the prefix has left no trace.
+            Survives::Prefix(_) => at <= self.until && self.ids.number().is_multiple_of(2),
             _ => false,
         }
     }

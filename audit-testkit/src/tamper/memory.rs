@@ -335,9 +335,7 @@ impl Tables for MemoryTables {
     }
 
     fn open(&self) -> Result<Arc<dyn ReadStore>> {
-        let store = MemoryStore::new();
-        store.replace(self.0.clone());
-        Ok(Arc::new(store))
+        Ok(Arc::new(MemoryStore::tampered(self.0.clone())))
     }
 }
 
