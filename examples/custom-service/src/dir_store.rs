@@ -32,6 +32,7 @@ use std::sync::{Arc, Mutex, PoisonError};
 use std::time::Duration;
 
 use async_trait::async_trait;
+use audit_core::canonical;
 use audit_core::datakey::{KeyRecord, WRAPPED_BYTES};
 use audit_core::entry::{Entry, check_origin};
 use audit_core::hex::Hex;
@@ -703,8 +704,7 @@ fn encode(rows: &[Row], keys: &[KeyRecord]) -> Result<Vec<u8>> {
         rows: rows_stored.collect::<Result<_>>()?,
         keys: keys.collect(),
     };
-    let mut bytes = serde_json::to_vec(&header)
-        .map_err(|e| Error::invalid("the batch can't be written").because(e))?;
+    let mut bytes = canonical::to_vec(&header)?;
     bytes.push(b'\n');
     for row in rows {
         bytes.extend(row.parts.iter().flatten());

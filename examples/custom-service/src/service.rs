@@ -189,7 +189,6 @@ impl Service {
         Ok(event)
     }
 
-    #[expect(clippy::type_complexity, reason = "status, headers, body")]
     async fn call(&self, body: Vec<u8>) -> Result<(u16, Vec<(String, Vec<u8>)>, Bytes), Failure> {
         let bad = |e: &dyn fmt::Display| Failure::new(StatusCode::BAD_GATEWAY, &e);
         let uri: Uri = format!("{}{PATH}", self.upstream.base)
