@@ -1,7 +1,8 @@
 //! Verifying 20,000 events, from memory and from SQLite, against hashing the same bytes.
 
+use audit_tracer::StoreEvidence;
 use benches::Result;
-use benches::evidence::{Depth, Held, Stored, verify_at};
+use benches::evidence::{Depth, Held, verify_at};
 use benches::machine::scratch;
 use benches::raw;
 use benches::workload::{Keys, open_store, published_log};
@@ -17,7 +18,10 @@ fn main() -> Result<()> {
     let keys = Keys::new()?;
     let dir = scratch()?;
     let url = runtime.block_on(published_log(dir.path(), &keys, EVENTS, BYTES))?;
-    let stored = Stored::new(open_store(&url)?, runtime.handle().clone());
+    let stored = {
+        let _inside = runtime.enter();
+        StoreEvidence::new(open_store(&url)?)
+    };
     let held = Held::copy(&stored)?;
 
     let mut group = criterion.benchmark_group("verify/20,000 events of 1 KB");

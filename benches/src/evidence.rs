@@ -2,16 +2,14 @@
 
 use std::collections::BTreeMap;
 use std::ops::Range;
-use std::sync::Arc;
 
 use audit_core::Result as CoreResult;
 use audit_core::datakey::KeyRecord;
 use audit_core::row::{Parts, Row};
-use audit_core::store::{ReadStore, Tile};
+use audit_core::store::Tile;
 use audit_core::time::{Clock as _, System};
 use audit_core::token::Token;
 use audit_verify::{Evidence, Outcome, Policy, verify};
-use tokio::runtime::Handle;
 use uuid::Uuid;
 
 use crate::Result;
@@ -67,60 +65,6 @@ pub fn verify_at(evidence: &dyn Evidence, keys: &Keys, depth: Depth) -> Result<(
         Ok(())
     } else {
         Err(verdict.to_json().into())
-    }
-}
-
-/// Blocks on a read handle; to be used outside of the runtime's own threads.
-#[derive(Debug)]
-pub struct Stored {
-    store: Arc<dyn ReadStore>,
-    runtime: Handle,
-}
-
-impl Stored {
-    /// A store's log.
-    #[must_use]
-    pub fn new(store: Arc<dyn ReadStore>, runtime: Handle) -> Self {
-        Self { store, runtime }
-    }
-}
-
-impl Evidence for Stored {
-    fn origin(&self) -> CoreResult<Option<String>> {
-        let description = self.runtime.block_on(self.store.description())?;
-        Ok(description.map(|d| d.origin))
-    }
-
-    fn size(&self) -> CoreResult<u64> {
-        Ok(self.runtime.block_on(self.store.head())?.size)
-    }
-
-    fn rows(&self, range: Range<u64>, parts: Parts) -> CoreResult<Vec<Row>> {
-        self.runtime.block_on(self.store.rows(range, parts))
-    }
-
-    fn token_rows(
-        &self,
-        after: Option<(Token, u64)>,
-        limit: usize,
-    ) -> CoreResult<Vec<(Token, u64)>> {
-        self.runtime.block_on(self.store.token_rows(after, limit))
-    }
-
-    fn tiles(&self, level: u8, after: Option<u64>, limit: usize) -> CoreResult<Vec<Tile>> {
-        self.runtime.block_on(self.store.tiles(level, after, limit))
-    }
-
-    fn checkpoints(&self, after: u64, limit: usize) -> CoreResult<Vec<(u64, Vec<u8>)>> {
-        self.runtime.block_on(self.store.checkpoints(after, limit))
-    }
-
-    fn keys(&self, after: Option<Uuid>, limit: usize) -> CoreResult<Vec<KeyRecord>> {
-        self.runtime.block_on(self.store.keys(after, limit))
-    }
-
-    fn key(&self, id: Uuid) -> CoreResult<Option<KeyRecord>> {
-        self.runtime.block_on(self.store.key(id))
     }
 }
 

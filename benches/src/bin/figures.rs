@@ -10,9 +10,10 @@ use std::time::Duration;
 
 use audit_core::packed;
 use audit_core::store::Batch;
+use audit_tracer::StoreEvidence;
 use benches::Result;
 use benches::bare::{Bare, BareBatch, SyncedFile};
-use benches::evidence::{Depth, Held, Stored, verify_at};
+use benches::evidence::{Depth, Held, verify_at};
 use benches::machine::{cores, cpu, file_system, median, peak_rss_kib, scratch, timed};
 use benches::raw::{Cipher, hash_rows, hashes};
 use benches::recorder::Recorder;
@@ -492,7 +493,10 @@ fn concurrent(table: &mut Table, runtime: &Runtime, keys: &Keys, dir: &Path) -> 
 
 fn verification(table: &mut Table, runtime: &Runtime, keys: &Keys, dir: &Path) -> Result<()> {
     let url = runtime.block_on(published_log(dir, keys, VERIFIED, BYTES))?;
-    let stored = Stored::new(open_store(&url)?, runtime.handle().clone());
+    let stored = {
+        let _inside = runtime.enter();
+        StoreEvidence::new(open_store(&url)?)
+    };
     let held = Held::copy(&stored)?;
     let count = held.rows.len() as u64;
     for depth in Depth::ALL {
@@ -630,7 +634,10 @@ fn verify_alone(url: &str, depth: &str) -> Result<()> {
         .ok_or("no such depth")?;
     let runtime = Runtime::new()?;
     let keys = Keys::new()?;
-    let stored = Stored::new(open_store(url)?, runtime.handle().clone());
+    let stored = {
+        let _inside = runtime.enter();
+        StoreEvidence::new(open_store(url)?)
+    };
     let (time, verified) = timed(|| verify_at(&stored, &keys, depth));
     verified?;
     let kib = peak_rss_kib().ok_or("this system doesn't tell the peak RSS")?;

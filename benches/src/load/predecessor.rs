@@ -9,7 +9,9 @@ use std::time::Duration;
 use tokio::runtime::Runtime;
 
 use crate::Result;
-use crate::evidence::{Depth, Stored as InStore, verify_at};
+use audit_tracer::StoreEvidence;
+
+use crate::evidence::{Depth, verify_at};
 use crate::load::fixtures::Stored;
 use crate::load::latency::Added;
 use crate::load::memory::Grown;
@@ -106,7 +108,10 @@ fn verification(dir: &Path) -> Result<[Duration; 2]> {
     let runtime = Runtime::new()?;
     let keys = Keys::new()?;
     let url = runtime.block_on(published_log(dir, &keys, EVENTS, 1024))?;
-    let stored = InStore::new(open_store(&url)?, runtime.handle().clone());
+    let stored = {
+        let _inside = runtime.enter();
+        StoreEvidence::new(open_store(&url)?)
+    };
     let mut times = [Times::default(), Times::default()];
     for _ in 0..ROUNDS {
         for (times, depth) in times.iter_mut().zip([Depth::Parts, Depth::AllKeys]) {
