@@ -4,6 +4,7 @@ use std::collections::BTreeMap;
 use std::path::Path;
 
 use audit_core::entry::Entry;
+use audit_core::packed::unpack;
 use rusqlite::{Connection, OpenFlags};
 
 use crate::Result;
@@ -78,7 +79,7 @@ impl Database {
             for (name, bytes) in columns {
                 *database.columns.entry(name).or_default() += bytes;
             }
-            database.add_parts(&Entry::decode(&encoded)?);
+            database.add_parts(&Entry::decode(&unpack(&encoded)?)?);
         }
         Ok(database)
     }
