@@ -72,7 +72,7 @@ impl Database {
                 Ok(u64::try_from(row.get::<_, Option<i64>>(at)?.unwrap_or(0))?)
             };
             let columns = [
-                ("entries (canonical JSON)", encoded.len() as u64),
+                ("entries, packed", encoded.len() as u64),
                 ("sealed parts", length(1)?),
                 ("tokens and their salt", length(2)?),
             ];
