@@ -1,4 +1,5 @@
-//! A store as the offline verifier sees it, so that it can be the judge in tests.
+//! A store as the offline verifier sees it, so that it can be the judge in tests. The facade has the same for programs;
+//! it stands above this crate, and the verifier below both knows no runtime.
 
 use std::ops::Range;
 use std::sync::Arc;

@@ -189,17 +189,8 @@ impl Judge {
     /// Whether a checkpoint was remembered before it was released: the state file is never behind the store's checkpoints,
     /// and never ahead of its entries.
     async fn write_order(&self, store: &Arc<dyn Store>) -> Result<(), String> {
-        let reader = LogReader::new(
-            Arc::clone(store) as Arc<dyn ReadStore>,
-            Arc::clone(&self.keys),
-        );
-        let state = StateFile::new(&self.state_dir, self.keys.origin());
-        let remembered = state
-            .checkpoint(&self.keys.vkey())
-            .map_err(|e| format!("the state file can't be read: {}", chain(&e)))?
-            .map_or(0, |(checkpoint, _)| checkpoint.size);
-        let released = self.released(&reader).await?;
-        let size = reader.size().await.map_err(|e| chain(&e))?;
+        let (remembered, released) = self.checkpoints(store).await?;
+        let size = store.head().await.map_err(|e| chain(&e))?.size;
         if remembered < released {
             return Err(format!(
                 "the store has a checkpoint of {released} entries, the state file remembers {remembered}"
@@ -219,6 +210,12 @@ impl Judge {
     ///
     /// If one of them can't be read.
     pub async fn is_ahead(&self, store: &Arc<dyn Store>) -> Result<bool, String> {
+        let (remembered, released) = self.checkpoints(store).await?;
+        Ok(remembered > released)
+    }
+
+    /// The tree sizes of the checkpoint that the state file remembers, and of the store's latest.
+    async fn checkpoints(&self, store: &Arc<dyn Store>) -> Result<(u64, u64), String> {
         let reader = LogReader::new(
             Arc::clone(store) as Arc<dyn ReadStore>,
             Arc::clone(&self.keys),
@@ -226,9 +223,9 @@ impl Judge {
         let state = StateFile::new(&self.state_dir, self.keys.origin());
         let remembered = state
             .checkpoint(&self.keys.vkey())
-            .map_err(|e| chain(&e))?
+            .map_err(|e| format!("the state file can't be read: {}", chain(&e)))?
             .map_or(0, |(checkpoint, _)| checkpoint.size);
-        Ok(remembered > self.released(&reader).await?)
+        Ok((remembered, self.released(&reader).await?))
     }
 
     async fn released(&self, reader: &LogReader) -> Result<u64, String> {
