@@ -10,6 +10,7 @@
 //! - [`fault_pairs`] and [`simulation`] (feature `simulation`): a log over any backend fails and dies at every step of the
 //!   write path, systematically and at random. [`judge`]: what was acknowledged is held against what the verifier says.
 //! - [`crash`]: processes that are killed while they write, and what a power cut may leave of their writes.
+//! - [`network`]: a bad network between a client and a server that really runs.
 //! - [`sample`]: batches that could come from a log. [`time`]: a clock and ids for them.
 //! - [`tamper`]: what somebody can do to a log who can write to its store, for any backend; the verifier is the judge.
 //! - [`evidence`]: a store as the verifier sees it.
@@ -46,6 +47,7 @@ pub mod judge;
 pub mod ledger;
 pub mod memory;
 pub mod mortal;
+pub mod network;
 pub mod sample;
 pub mod scan;
 #[cfg(feature = "simulation")]

@@ -7,6 +7,7 @@
 
 mod faulty;
 mod memory;
+mod network;
 mod sample;
 mod scan;
 mod tamper;
