@@ -11,6 +11,8 @@
 //!   write path, systematically and at random. [`judge`]: what was acknowledged is held against what the verifier says.
 //! - [`crash`]: processes that are killed while they write, and what a power cut may leave of their writes.
 //! - [`network`]: a bad network between a client and a server that really runs.
+//! - [`full_disk`]: a disk that is full, for a process that really runs. [`postgres`]: a server of a test's own, which it
+//!   may crash.
 //! - [`sample`]: batches that could come from a log. [`time`]: a clock and ids for them.
 //! - [`tamper`]: what somebody can do to a log who can write to its store, for any backend; the verifier is the judge.
 //! - [`evidence`]: a store as the verifier sees it.
@@ -43,11 +45,14 @@ pub mod evidence;
 pub mod fault_pairs;
 pub mod faulty;
 pub mod forward;
+pub mod full_disk;
 pub mod judge;
 pub mod ledger;
 pub mod memory;
 pub mod mortal;
 pub mod network;
+pub mod postgres;
+mod preload;
 pub mod sample;
 pub mod scan;
 #[cfg(feature = "simulation")]

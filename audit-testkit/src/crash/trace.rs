@@ -1,10 +1,11 @@
 //! The traced file operations of a process: what `trace.c` writes down.
 
 use std::collections::BTreeMap;
-use std::io::Write as _;
 use std::path::{Path, PathBuf};
-use std::process::{Command, Stdio};
+use std::process::Command;
 use std::{fmt, fs, io};
+
+use crate::preload;
 
 /// The source of the library that is loaded into a traced process.
 const SOURCE: &str = include_str!("trace.c");
@@ -25,30 +26,7 @@ impl Tracer {
     ///
     /// If there is no C compiler, or it refuses.
     pub fn new(scratch: &Path, root: &Path) -> io::Result<Self> {
-        let library = scratch.join("trace.so");
-        let mut compiler = Command::new("cc")
-            .args(["-shared", "-fPIC", "-O1", "-x", "c", "-o"])
-            .arg(&library)
-            .args(["-", "-lpthread"])
-            .stdin(Stdio::piped())
-            .stderr(Stdio::piped())
-            .spawn()
-            .map_err(|e| {
-                io::Error::new(
-                    e.kind(),
-                    format!("cc can't be run: {e}; hint: install gcc and libc6-dev"),
-                )
-            })?;
-        if let Some(stdin) = &mut compiler.stdin {
-            stdin.write_all(SOURCE.as_bytes())?;
-        }
-        let done = compiler.wait_with_output()?;
-        if !done.status.success() {
-            return Err(io::Error::other(format!(
-                "cc refuses trace.c: {}; hint: install gcc and libc6-dev",
-                String::from_utf8_lossy(&done.stderr)
-            )));
-        }
+        let library = preload::compile(scratch, "trace", SOURCE)?;
         Ok(Self {
             library,
             root: fs::canonicalize(root)?,

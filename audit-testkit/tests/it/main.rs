@@ -6,8 +6,10 @@
 )]
 
 mod faulty;
+mod full_disk;
 mod memory;
 mod network;
+mod postgres;
 mod sample;
 mod scan;
 mod tamper;
