@@ -55,12 +55,23 @@ const PAIRS: [[u8; 2]; 256] = {
 /// The phrases by number, and by their first four bytes.
 struct Phrases {
     all: Vec<&'static [u8]>,
+    /// Of each phrase those that begin with it: where one of them stands, that one is packed.
+    longer: Vec<Vec<&'static [u8]>>,
     /// Of each slot the longest first.
     slots: Vec<Vec<(u8, &'static [u8])>>,
 }
 
 static PHRASES: LazyLock<Phrases> = LazyLock::new(|| {
     let all: Vec<&[u8]> = PHRASES_1.lines().map(str::as_bytes).collect();
+    let longer = all
+        .iter()
+        .map(|phrase| {
+            let longer = all
+                .iter()
+                .filter(|other| other.len() > phrase.len() && other.starts_with(phrase));
+            longer.copied().collect()
+        })
+        .collect();
     let mut slots = vec![Vec::new(); SLOTS];
     for (number, phrase) in (PHRASE..=u8::MAX).zip(&all) {
         if let Some(slot) = phrase.first_chunk().copied().map(slot) {
@@ -70,8 +81,19 @@ static PHRASES: LazyLock<Phrases> = LazyLock::new(|| {
     for slot in &mut slots {
         slot.sort_by_key(|(_, phrase)| std::cmp::Reverse(phrase.len()));
     }
-    Phrases { all, slots }
+    Phrases { all, longer, slots }
 });
+
+impl Phrases {
+    /// The longest phrase that `rest` begins with, and its length.
+    fn at(&self, rest: &[u8]) -> Option<(u8, usize)> {
+        let candidates = &self.slots[slot(*rest.first_chunk()?)];
+        let fits = candidates
+            .iter()
+            .find(|(_, phrase)| rest.starts_with(phrase));
+        fits.map(|(number, phrase)| (*number, phrase.len()))
+    }
+}
 
 const SLOTS: usize = 1 << 10;
 
@@ -137,13 +159,10 @@ enum Code {
 
 /// What `rest` begins with, and its length; `None` for a byte that stands for itself.
 fn code_at(rest: &[u8], phrases: &Phrases) -> Option<(Code, usize)> {
-    let candidates = rest.first_chunk().map(|start| &phrases.slots[slot(*start)]);
-    for (number, phrase) in candidates.into_iter().flatten() {
-        if rest.starts_with(phrase) {
-            return Some((Code::Phrase(*number), phrase.len()));
-        }
+    if let Some((number, taken)) = phrases.at(rest) {
+        return Some((Code::Phrase(number), taken));
     }
-    let digits = rest.iter().take_while(|b| VALUES[usize::from(**b)] < 16);
+    let digits = rest.iter().take_while(|b| is_digit(**b));
     let digits = digits.count();
     if digits == 4
         && let Some(micros) = time(rest)
@@ -167,6 +186,10 @@ fn code_at(rest: &[u8], phrases: &Phrases) -> Option<(Code, usize)> {
         .iter()
         .fold(0, |n, b| n * 10 + u64::from(b - b'0'));
     Some((Code::Integer(n), decimals))
+}
+
+fn is_digit(byte: u8) -> bool {
+    VALUES[usize::from(byte)] < 16
 }
 
 fn byte_of(pair: [u8; 2]) -> u8 {
@@ -233,13 +256,108 @@ pub fn unpack(packed: &[u8]) -> Result<Vec<u8>> {
         )));
     }
     let entry = expand(packed)?;
-    if pack(&entry) == packed {
+    if is_form_of(packed, &entry) {
         Ok(entry)
     } else {
         Err(Error::corrupt(
             "packed entry is not in the one form that its entry has",
         ))
     }
+}
+
+/// Whether `packed`, which [`expand`] made `entry` of, is what [`pack`] makes of it.
+///
+/// Each code must be the one that packing would write where it stands in the entry. Packing the entry again would say
+/// the same; but most of what that does is to look again at digits and phrases of which the code itself says that they
+/// are there, and only what follows on them can speak against it.
+fn is_form_of(packed: &[u8], entry: &[u8]) -> bool {
+    codes_fit(packed, entry).is_some()
+}
+
+fn codes_fit(packed: &[u8], entry: &[u8]) -> Option<()> {
+    let phrases = &*PHRASES;
+    let mut packed = packed;
+    let mut here = entry;
+    // Behind a literal of fewer than 64 bytes: packing would have gone on with it.
+    let mut literal_open = false;
+    while let Some((code, rest)) = packed.split_first() {
+        let mut rest = rest;
+        let mut opens = false;
+        let (fits, taken) = match *code {
+            n @ 0..LITERAL => integer_at(here, u64::from(n), phrases)?,
+            n @ LITERAL..INTEGER => {
+                let length = usize::from(n - LITERAL) + 1;
+                rest = rest.get(length..)?;
+                opens = length < LITERAL_BYTES_MAX;
+                let mut bytes = 0..length;
+                let alone = bytes.all(|at| {
+                    let byte = here.get(at..);
+                    byte.is_some_and(|rest| code_at(rest, phrases).is_none())
+                });
+                (alone && !literal_open, length)
+            }
+            INTEGER => {
+                let n = take_shortest_varint(&mut rest)?;
+                let (fits, taken) = integer_at(here, n, phrases)?;
+                (fits && n >= u64::from(LITERAL), taken)
+            }
+            // A time ends its first four digits with a hyphen, an id its first eight.
+            TIME => {
+                rest = rest.get(8..)?;
+                (phrases.at(here).is_none(), TIME_BYTES)
+            }
+            UUID => {
+                rest = rest.get(16..)?;
+                (phrases.at(here).is_none(), UUID_BYTES)
+            }
+            HEX_32 => {
+                rest = rest.get(32..)?;
+                (phrases.at(here).is_none() && digits_end(here, 64), 64)
+            }
+            HEX => {
+                let length = usize::try_from(take_shortest_varint(&mut rest)?).ok()?;
+                rest = rest.get(length..)?;
+                let digits = length * 2;
+                let fits = length != 32
+                    && matches!(code_at(here, phrases), Some((Code::Hex, taken)) if taken == digits);
+                (fits, digits)
+            }
+            number => {
+                let n = usize::from(number.checked_sub(PHRASE)?);
+                let longer = phrases.longer.get(n)?;
+                let longest = longer.iter().all(|phrase| !here.starts_with(phrase));
+                (longest, phrases.all.get(n)?.len())
+            }
+        };
+        if !fits {
+            return None;
+        }
+        packed = rest;
+        here = here.get(taken..)?;
+        literal_open = opens;
+    }
+    here.is_empty().then_some(())
+}
+
+/// Whether packing writes the integer `n` where `here` begins, and the length that it has there.
+fn integer_at(here: &[u8], n: u64, phrases: &Phrases) -> Option<(bool, usize)> {
+    match code_at(here, phrases) {
+        Some((Code::Integer(found), taken)) => Some((found == n, taken)),
+        _ => None,
+    }
+}
+
+/// Whether at most one digit follows on `digits` of them: two would belong to the same run.
+fn digits_end(here: &[u8], digits: usize) -> bool {
+    let mut next = here.iter().skip(digits).take(2);
+    !(next.len() == 2 && next.all(|b| is_digit(*b)))
+}
+
+fn take_shortest_varint(rest: &mut &[u8]) -> Option<u64> {
+    let before = rest.len();
+    let n = take_varint(rest)?;
+    let shortest = (u64::BITS - n.leading_zeros()).div_ceil(7).max(1);
+    (before - rest.len() == usize::try_from(shortest).ok()?).then_some(n)
 }
 
 fn expand(packed: &[u8]) -> Result<Vec<u8>> {
@@ -318,7 +436,7 @@ fn expand(packed: &[u8]) -> Result<Vec<u8>> {
     Ok(out)
 }
 
-/// At most ten bytes; what is above 64 bits is lost, and shows when the entry is packed again.
+/// At most ten bytes; what is above 64 bits is lost, and shows when the form is checked.
 fn take_varint(rest: &mut &[u8]) -> Option<u64> {
     let mut n = 0;
     for shift in (0..64).step_by(7) {
@@ -379,6 +497,21 @@ mod tests {
             let packed = pack(phrase.as_bytes());
             assert_eq!(packed, [PHRASE + u8::try_from(n).unwrap()], "{phrase}");
             assert_eq!(unpack(&packed).unwrap(), phrase.as_bytes());
+        }
+    }
+
+    #[test]
+    fn a_changed_byte_is_judged_otherwise_than_by_packing_again() {
+        let packed = pack(ENTRY.as_bytes());
+        for at in 0..packed.len() {
+            for change in 1..=255 {
+                let mut changed = packed.clone();
+                changed[at] ^= change;
+                assert_eq!(unpack(&changed).ok(), oracle(&changed), "{at} ^ {change}");
+            }
+            for cut in [&packed[..at], &packed[at..]] {
+                assert_eq!(unpack(cut).ok(), oracle(cut), "cut at {at}");
+            }
         }
     }
 
@@ -494,7 +627,120 @@ mod tests {
         prop::collection::vec(cut, 1..30).prop_map(|pieces| pieces.concat())
     }
 
+    /// What unpacking is: expanding, and packing again to the same bytes. The oracle.
+    fn oracle(packed: &[u8]) -> Option<Vec<u8>> {
+        let expanded = (1..=PACKED_BYTES_MAX)
+            .contains(&packed.len())
+            .then(|| expand(packed).ok())?;
+        expanded.filter(|entry| pack(entry) == packed)
+    }
+
+    /// Codes as packing writes them, and as it never does: varints that are too long, runs that are too short, literals
+    /// of what has a code of its own, next to whatever makes them wrong.
+    fn codes() -> impl Strategy<Value = Vec<u8>> {
+        fn varint(n: u64, more: usize) -> Vec<u8> {
+            let mut out = Vec::new();
+            push_varint(n, &mut out);
+            if more > 0 {
+                *out.last_mut().unwrap() |= 0x80;
+                out.extend(std::iter::repeat_n(0x80, more - 1));
+                out.push(0);
+            }
+            out
+        }
+        fn more() -> impl Strategy<Value = usize> {
+            prop_oneof![9 => Just(0), 1 => 1..3_usize]
+        }
+        let literal = |text: &'static str| {
+            text.prop_map(|text| {
+                let mut out = vec![LITERAL - 1 + u8::try_from(text.len()).unwrap()];
+                out.extend_from_slice(text.as_bytes());
+                out
+            })
+        };
+        let number = prop_oneof![0..200_u64, 0..10_000_001_u64, any::<u64>()];
+        let hex = (prop_oneof![0..8_usize, 30..35_usize], more(), any::<u8>());
+        let phrases = PHRASE..PHRASE + u8::try_from(PHRASES.all.len()).unwrap();
+        let code = prop_oneof![
+            4 => phrases.prop_map(|phrase| vec![phrase]),
+            1 => (0..LITERAL).prop_map(|n| vec![n]),
+            1 => literal("[g-z\"{},:.]{1,4}"),
+            1 => literal("[ -~]{1,64}"),
+            1 => literal("[g-z]{63,64}"),
+            1 => (number, more()).prop_map(|(n, more)| [vec![INTEGER], varint(n, more)].concat()),
+            1 => (0..=253_402_300_799_999_999_i64)
+                .prop_map(|t| [vec![TIME], t.to_be_bytes().to_vec()].concat()),
+            1 => any::<[u8; 16]>().prop_map(|id| [vec![UUID], id.to_vec()].concat()),
+            1 => any::<[u8; 32]>().prop_map(|bytes| [vec![HEX_32], bytes.to_vec()].concat()),
+            1 => hex.prop_map(|(length, more, byte)| {
+                [vec![HEX], varint(length as u64, more), vec![byte; length]].concat()
+            }),
+        ];
+        prop::collection::vec(code, 1..6).prop_map(|codes| codes.concat())
+    }
+
+    #[test]
+    fn every_two_codes_are_judged_otherwise_than_by_packing_again() {
+        let mut codes: Vec<Vec<u8>> = (0..LITERAL).map(|n| vec![n]).collect();
+        codes.extend((PHRASE..=u8::MAX).map(|phrase| vec![phrase]));
+        codes.extend((0..=u8::MAX).map(|byte| vec![LITERAL, byte]));
+        for (code, bytes) in [(HEX_32, 32), (UUID, 16), (TIME, 8)] {
+            codes.push([vec![code], vec![0; bytes]].concat());
+        }
+        for text in [
+            "1970",
+            "-01-01T00:00:00.000000Z",
+            "bod",
+            "y",
+            "0a",
+            "ab",
+            "x",
+        ] {
+            let length = u8::try_from(text.len()).unwrap();
+            codes.push([vec![LITERAL - 1 + length], text.into()].concat());
+        }
+        codes.push([vec![LITERAL + 63], vec![b'x'; 64]].concat());
+        codes.push([vec![LITERAL + 62], vec![b'x'; 63]].concat());
+        for length in [3, 4, 5, 31, 32, 33] {
+            codes.push([vec![HEX, length], vec![0xab; usize::from(length)]].concat());
+        }
+        for n in [31, 32, 127] {
+            codes.push(vec![INTEGER, n]);
+        }
+        codes.extend([vec![INTEGER, 0xb2, 0x0f], vec![INTEGER, 0xa0, 0x80, 0]]);
+        let mut taken = 0_u32;
+        for first in &codes {
+            assert_eq!(unpack(first).ok(), oracle(first), "{first:02x?}");
+            for second in &codes {
+                let both = [&first[..], second].concat();
+                assert_eq!(unpack(&both).ok(), oracle(&both), "{both:02x?}");
+                taken += u32::from(unpack(&both).is_ok());
+            }
+        }
+        assert!(taken > 10_000, "{taken} pairs are packed forms");
+    }
+
     proptest! {
+        #[test]
+        fn codes_are_judged_otherwise_than_by_packing_again(packed in codes()) {
+            prop_assert_eq!(unpack(&packed).ok(), oracle(&packed));
+        }
+
+        #[test]
+        fn a_changed_form_is_judged_otherwise_than_by_packing_again(
+            entry in prop_oneof![pieces(), Just(ENTRY.into())],
+            at in any::<prop::sample::Index>(),
+            removed in 0..4_usize,
+            inserted in prop::collection::vec(any::<u8>(), 0..4),
+        ) {
+            let mut packed = pack(&entry);
+            prop_assert_eq!(unpack(&packed).ok(), oracle(&packed));
+            let at = at.index(packed.len() + 1);
+            let until = packed.len().min(at + removed);
+            packed.splice(at..until, inserted);
+            prop_assert_eq!(unpack(&packed).ok(), oracle(&packed));
+        }
+
         #[test]
         fn any_bytes_come_out_as_they_went_in(entry in pieces()) {
             prop_assume!(!entry.is_empty());
