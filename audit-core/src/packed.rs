@@ -362,7 +362,7 @@ fn take_shortest_varint(rest: &mut &[u8]) -> Option<u64> {
 
 fn expand(packed: &[u8]) -> Result<Vec<u8>> {
     let phrases = &*PHRASES;
-    let mut out = Vec::with_capacity((packed.len() * 4).min(ENTRY_BYTES_MAX));
+    let mut out = Vec::with_capacity((packed.len() * 3).min(ENTRY_BYTES_MAX));
     let mut rest = packed;
     while let Some((code, more)) = rest.split_first() {
         rest = more;

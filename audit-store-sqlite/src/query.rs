@@ -24,6 +24,9 @@ const LEVELS: u8 = 8;
 const ROWS_BYTES: usize = 4 * 1024 * 1024;
 /// Index rows that are counted, at most, to choose what to start a search from.
 const COUNTED_MAX: u32 = 4096;
+/// Rows for which room is made before the first is read: as many as the verifier asks for at once, of each table.
+const TOKEN_ROWS_AT_ONCE: usize = 4096;
+const ROWS_AT_ONCE: u64 = 1024;
 
 /// A connection with its file's layout, and the path for its errors.
 #[derive(Clone, Copy)]
@@ -135,15 +138,31 @@ impl<'a> Db<'a> {
         self,
         sql: &str,
         params: impl Params,
-        mut read: impl FnMut(&rusqlite::Row<'_>) -> Result<T>,
+        read: impl FnMut(&rusqlite::Row<'_>) -> Result<T>,
     ) -> Result<Vec<T>> {
+        let mut out = Vec::new();
+        self.fill(sql, params, usize::MAX, read, &mut out)?;
+        Ok(out)
+    }
+
+    /// Appends the rows of a statement, read by `read`, until there are `limit`.
+    fn fill<T>(
+        self,
+        sql: &str,
+        params: impl Params,
+        limit: usize,
+        mut read: impl FnMut(&rusqlite::Row<'_>) -> Result<T>,
+        out: &mut Vec<T>,
+    ) -> Result<()> {
         let mut statement = self.prepare(sql)?;
         let mut rows = statement.query(params).map_err(|e| self.failed(e))?;
-        let mut out = Vec::new();
-        while let Some(row) = rows.next().map_err(|e| self.failed(e))? {
+        while out.len() < limit {
+            let Some(row) = rows.next().map_err(|e| self.failed(e))? else {
+                break;
+            };
             out.push(read(row)?);
         }
-        Ok(out)
+        Ok(())
     }
 
     fn one<T>(
@@ -249,7 +268,7 @@ impl<'a> Db<'a> {
                  FROM entry WHERE idx >= ?1 AND idx < ?2 ORDER BY idx"
             }
             Parts::Without => {
-                "SELECT idx, event, kind, time, entry, token_salt, tokens, 0, NULL
+                "SELECT idx, event, kind, time, entry, token_salt, tokens
                  FROM entry WHERE idx >= ?1 AND idx < ?2 ORDER BY idx"
             }
         };
@@ -257,6 +276,8 @@ impl<'a> Db<'a> {
         let mut rows = statement
             .query([int(range.start), int(range.end)])
             .map_err(|e| self.failed(e))?;
+        let wanted = (range.end - range.start).min(ROWS_AT_ONCE);
+        out.reserve(usize::try_from(wanted).unwrap_or_default());
         let mut expected = range.start;
         let mut left = ROWS_BYTES;
         while let Some(row) = rows.next().map_err(|e| self.failed(e).at(expected))? {
@@ -269,7 +290,8 @@ impl<'a> Db<'a> {
             if index != expected {
                 return Err(Error::corrupt("an entry is missing").at(expected));
             }
-            let (row, bytes) = match read_row(self.layout, index, row, left, out.is_empty()) {
+            let (row, bytes) = match read_row(self.layout, parts, index, row, left, out.is_empty())
+            {
                 Ok(Some(read)) => read,
                 Ok(None) => break,
                 Err(e) => return Err(e.at(index)),
@@ -439,18 +461,34 @@ impl<'a> Db<'a> {
                 ))
             })
         };
+        let mut out = Vec::with_capacity(limit.min(TOKEN_ROWS_AT_ONCE));
         match after {
-            None => self.all(
-                "SELECT token, idx FROM token ORDER BY token, idx LIMIT ?1",
-                [count(limit)],
+            None => self.fill(
+                "SELECT token, idx FROM token ORDER BY token, idx",
+                [],
+                limit,
                 read,
-            ),
-            Some((token, index)) => self.all(
-                "SELECT token, idx FROM token WHERE (token, idx) > (?1, ?2) ORDER BY token, idx LIMIT ?3",
-                (token.0, int(index), count(limit)),
-                read,
-            ),
+                &mut out,
+            )?,
+            // Comparing both at once, `(token, idx) > (?1, ?2)`, would begin at the token and compare every row.
+            Some((token, index)) => {
+                self.fill(
+                    "SELECT token, idx FROM token WHERE token = ?1 AND idx > ?2 ORDER BY idx",
+                    (token.0, int(index)),
+                    limit,
+                    read,
+                    &mut out,
+                )?;
+                self.fill(
+                    "SELECT token, idx FROM token WHERE token > ?1 ORDER BY token, idx",
+                    [token.0],
+                    limit,
+                    read,
+                    &mut out,
+                )?;
+            }
         }
+        Ok(out)
     }
 
     pub(crate) fn tile(self, id: TileId) -> Result<Option<Vec<Hash>>> {
@@ -558,6 +596,7 @@ impl<'a> Db<'a> {
 /// A row and its bytes; `None` if it doesn't fit into `left` bytes and isn't the first.
 fn read_row(
     layout: Layout,
+    parts: Parts,
     index: u64,
     row: &rusqlite::Row<'_>,
     left: usize,
@@ -566,7 +605,10 @@ fn read_row(
     let get = |at, what| row.get_ref(at).map_err(|e| wrong(what, e));
     let entry = blob("entry", get(4, "entry")?)?;
     let tokens = token_set(get(5, "token_salt")?, get(6, "tokens")?)?;
-    let parts_len = integer("length of parts", get(7, "length of parts")?)?;
+    let parts_len = match parts {
+        Parts::With => integer("length of parts", get(7, "length of parts")?)?,
+        Parts::Without => 0,
+    };
     let total = usize::try_from(parts_len)
         .unwrap_or(usize::MAX)
         .saturating_add(entry.len())
@@ -577,9 +619,12 @@ fn read_row(
     let kind = get(2, "kind")?
         .as_str()
         .map_err(|e| Error::corrupt("kind is not text").because(e))?;
-    let parts = match get(8, "parts")? {
-        ValueRef::Null => None,
-        value => Some(blob("parts", value)?.to_vec()),
+    let parts = match parts {
+        Parts::Without => None,
+        Parts::With => match get(8, "parts")? {
+            ValueRef::Null => None,
+            value => Some(blob("parts", value)?.to_vec()),
+        },
     };
     let columns = Columns {
         event: Uuid::from_bytes(bytes("event", blob("event", get(1, "event")?)?)?),
@@ -625,11 +670,12 @@ mod tests {
     use super::*;
 
     /// The statements beside `find` that a log makes again and again.
-    const STATEMENTS: [&str; 8] = [
+    const STATEMENTS: [&str; 9] = [
         "SELECT max(idx) FROM entry",
         "SELECT idx, hashes FROM tile WHERE level = ?1 + 0 ORDER BY idx DESC LIMIT 1",
         "SELECT idx FROM entry WHERE event = ?1",
-        "SELECT token, idx FROM token WHERE (token, idx) > (?1, ?2) ORDER BY token, idx LIMIT ?3",
+        "SELECT token, idx FROM token WHERE token = ?1 AND idx > ?2 ORDER BY idx",
+        "SELECT token, idx FROM token WHERE token > ?1 ORDER BY token, idx",
         "SELECT idx, hashes FROM tile WHERE level = ?1 AND idx > ?2 ORDER BY idx LIMIT ?3",
         "SELECT size, note FROM checkpoint WHERE size > ?1 ORDER BY size LIMIT ?2",
         "SELECT id, scope, run, generation, wrapped FROM data_key WHERE id > ?1 ORDER BY id LIMIT ?2",
