@@ -31,7 +31,7 @@ use crate::verdict::{Check, CheckResult, Covered, Verdict, describe};
 const PAGE: usize = 4096;
 /// Entries read at once, without their parts about 1 MB: stores give up to 4 MiB, and every thread that reads keeps as
 /// much for the next time.
-const ROWS: u64 = 1024;
+const ROWS: u64 = 256;
 /// Entries between two words about progress.
 const PROGRESS: u64 = 4096;
 /// Indexes in which differing token rows are looked for at once.
