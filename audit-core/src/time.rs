@@ -89,9 +89,9 @@ impl Timestamp {
     pub(crate) fn from_bytes(text: &[u8; 27]) -> Option<Self> {
         // jiff accepts more forms (offsets, lower case, leap seconds); one encoding per value is ours to hold.
         const FORM: &[u8; 27] = b"0000-00-00T00:00:00.000000Z";
-        // Without a way out in the middle, so that all bytes are compared at once: every entry has two times.
-        let shaped = text.iter().zip(FORM).fold(true, |shaped, (b, form)| {
-            shaped & (b == form) | (shaped & (*form == b'0') & b.is_ascii_digit())
+        let shaped = text.iter().zip(FORM).all(|(b, form)| match form {
+            b'0' => b.is_ascii_digit(),
+            _ => b == form,
         });
         if !shaped {
             return None;
