@@ -24,9 +24,9 @@ const LEVELS: u8 = 8;
 const ROWS_BYTES: usize = 4 * 1024 * 1024;
 /// Index rows that are counted, at most, to choose what to start a search from.
 const COUNTED_MAX: u32 = 4096;
-/// Rows for which room is made before the first is read: as many as the verifier asks for at once, of each table.
+/// Rows for which room is made before the first is read: as many as the verifier asks for at once.
 const TOKEN_ROWS_AT_ONCE: usize = 4096;
-const ROWS_AT_ONCE: u64 = 1024;
+const ROWS_AT_ONCE: u64 = 256;
 
 /// A connection with its file's layout, and the path for its errors.
 #[derive(Clone, Copy)]

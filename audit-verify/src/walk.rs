@@ -29,8 +29,8 @@ use crate::verdict::{Check, CheckResult, Covered, Verdict, describe};
 
 /// Rows of a table read at once.
 const PAGE: usize = 4096;
-/// Entries read at once, without their parts about 1 MB: stores give up to 4 MiB, and every thread that reads keeps as
-/// much for the next time.
+/// Entries read at once, without their parts about 300 KB: stores give up to 4 MiB, and every thread that reads keeps as
+/// much for the next time. More costs time too: the allocator gives large pages back to the system, to be faulted in anew.
 const ROWS: u64 = 256;
 /// Entries between two words about progress.
 const PROGRESS: u64 = 4096;
