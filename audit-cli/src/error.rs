@@ -2,6 +2,8 @@
 
 use std::fmt;
 
+pub(crate) use audit_core::with_causes as chain;
+
 /// An error for the person at the terminal.
 #[derive(Debug)]
 pub(crate) struct CliError {
@@ -51,22 +53,6 @@ impl CliError {
     pub(crate) fn because(doing: impl fmt::Display, error: &dyn std::error::Error) -> Self {
         Self::new(format!("{doing}: {}", chain(error)))
     }
-}
-
-/// An error and its causes in one line.
-pub(crate) fn chain(error: &dyn std::error::Error) -> String {
-    let mut text = error.to_string();
-    let mut source = error.source();
-    while let Some(e) = source {
-        let cause = e.to_string();
-        // A wrapper that only repeats its cause would say everything twice.
-        if !text.ends_with(&cause) {
-            text.push_str(": ");
-            text.push_str(&cause);
-        }
-        source = e.source();
-    }
-    text
 }
 
 impl fmt::Display for CliError {

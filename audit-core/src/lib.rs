@@ -33,6 +33,6 @@ pub mod time;
 pub mod token;
 
 pub use entry::Entry;
-pub use error::{Error, ErrorKind, Result};
+pub use error::{Error, ErrorKind, Result, with_causes};
 pub use event::{Event, Kind, Payload};
 pub use event_json::EVENT_JSON_BYTES_MAX;

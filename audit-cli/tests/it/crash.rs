@@ -17,7 +17,7 @@ use crate::support::{Host, PATIENCE};
 const CLIENTS: usize = 4;
 
 /// Calls in the session `session`; whether the whole answer came.
-fn call(gateway: SocketAddr, session: &str) -> bool {
+pub(crate) fn call(gateway: SocketAddr, session: &str) -> bool {
     let Ok(mut stream) = TcpStream::connect(gateway) else {
         return false;
     };

@@ -3,7 +3,7 @@
 use std::fs;
 use std::io::{BufRead as _, BufReader, Read as _, Write as _};
 use std::net::{SocketAddr, TcpListener, TcpStream};
-use std::process::Stdio;
+use std::process::{Command, Stdio};
 
 use rustix::process::Signal;
 use serde_json::{Value, json};
@@ -74,9 +74,15 @@ pub(crate) struct Gateway {
 
 impl Gateway {
     pub(crate) fn start(host: &Host, flags: &[&str]) -> Self {
+        Self::start_with(host, flags, |_| {})
+    }
+
+    /// The same, prepared further.
+    pub(crate) fn start_with(host: &Host, flags: &[&str], prepare: impl Fn(&mut Command)) -> Self {
         host.keep_secret(CREDENTIAL);
         let mut command = host.command(["serve", "--listen", "127.0.0.1:0"].iter().chain(flags));
         command.stdin(Stdio::piped());
+        prepare(&mut command);
         Self::of(host.start(command))
     }
 
