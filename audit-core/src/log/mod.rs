@@ -349,7 +349,7 @@ impl Log {
 
     /// Appends an event; on return it would survive a power cut.
     ///
-    /// A caller who stops waiting doesn't stop the append.
+    /// A caller who stops waiting doesn't stop the append. Who may need the event again hands in an `Arc` of it.
     ///
     /// # Errors
     ///
@@ -357,8 +357,8 @@ impl Log {
     /// [`ErrorKind::Unavailable`]: nothing was written.
     /// [`ErrorKind::Unknown`]: it may be in the log; nothing more is appended. Who sends it again is told if it is there.
     /// [`ErrorKind::RolledBack`], [`ErrorKind::Corrupt`]: the store can't be trusted; nothing more is appended.
-    pub async fn append(&self, event: Event) -> Result<Receipt> {
-        let (draft, room) = self.sealed(event).await?;
+    pub async fn append(&self, event: impl Into<Arc<Event>> + Send) -> Result<Receipt> {
+        let (draft, room) = self.sealed(event.into()).await?;
         if let Some(writer) = self.idle_writer() {
             let (job, pending) = self.job(draft, room);
             OwnCommit::new(writer, job, self.shared.runtime.clone()).await;
@@ -380,12 +380,12 @@ impl Log {
     /// # Errors
     ///
     /// [`ErrorKind::Invalid`]: the event breaks a rule. [`ErrorKind::Unavailable`]: the log is closed.
-    pub async fn submit(&self, event: Event) -> Result<Pending> {
-        let (draft, room) = self.sealed(event).await?;
+    pub async fn submit(&self, event: impl Into<Arc<Event>> + Send) -> Result<Pending> {
+        let (draft, room) = self.sealed(event.into()).await?;
         self.hand_in(draft, room).await
     }
 
-    async fn sealed(&self, event: Event) -> Result<(Draft, OwnedSemaphorePermit)> {
+    async fn sealed(&self, event: Arc<Event>) -> Result<(Draft, OwnedSemaphorePermit)> {
         if kinds::ALL.contains(&event.kind.as_str()) {
             return Err(Error::invalid(format!(
                 "kind {} is written by the log itself",
