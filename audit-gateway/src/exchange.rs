@@ -1,6 +1,7 @@
 //! One exchange with a provider: recorded, sent, relayed, recorded.
 //!
-//! It runs in a task of its own, so that a client who leaves doesn't take the record along.
+//! The task of the client's connection carries it on, so that a call changes no threads on its way; if the client leaves,
+//! a task of its own does, so that the record isn't lost.
 
 use std::sync::Arc;
 use std::time::Duration;
@@ -10,8 +11,7 @@ use audit_core::ErrorKind;
 use audit_core::event::{Capture, Correlation, Event, Guarantee, Kind, Media, Payload};
 use audit_core::time::Timestamp;
 use bytes::Bytes;
-use http_body_util::{BodyExt, Full};
-use hyper::body::{Body as _, Incoming};
+use http_body_util::Full;
 use hyper::header::{CONTENT_LENGTH, CONTENT_TYPE, HeaderValue};
 use hyper::http::{request, response};
 use hyper::{HeaderMap, Method, Request, Response, StatusCode, Uri};
@@ -29,8 +29,9 @@ use crate::headers::{self, AuditHeaders};
 use crate::recording::{Outcome, Recording};
 use crate::refusal::{Code, Refusal};
 use crate::report::Severity;
+use crate::serving::yield_to_client;
 use crate::shared::{Alive, Shared};
-use crate::upstream;
+use crate::upstream::{Answer, Failure};
 
 /// Bytes held back after the provider's last event; a provider that sends more than that after it isn't waited for.
 const HELD_BYTES_MAX: usize = 1 << 20;
@@ -186,7 +187,7 @@ pub(crate) async fn run(
                 up(&shared.counters.requests);
                 let ending = Ending::new(Outcome::Error, "audit_log_unavailable");
                 context
-                    .record_in_background(context.bare_event(ending))
+                    .record_in_background(Arc::new(context.bare_event(ending)))
                     .await;
             }
             return;
@@ -235,7 +236,7 @@ pub(crate) async fn run(
     // Boxed, since hyper's future is large and this one lives as long as the exchange.
     let sent = Box::pin(timeout(
         shared.config.limits.response_head_timeout,
-        shared.client.request(request),
+        shared.client.send(&asked.name, &asked.upstream, request),
     ));
     let response = tokio::select! {
         response = sent => response,
@@ -250,7 +251,7 @@ pub(crate) async fn run(
         }
     };
     let (refusal, ending) = match response {
-        Ok(Ok(response)) if response.status() != StatusCode::SWITCHING_PROTOCOLS => {
+        Ok(Ok(response)) if response.head.status != StatusCode::SWITCHING_PROTOCOLS => {
             Box::pin(relay(context, response, started, reply)).await;
             return;
         }
@@ -261,21 +262,21 @@ pub(crate) async fn run(
             ),
             Ending::new(Outcome::Error, "upstream_failed"),
         ),
-        Ok(Err(error)) if upstream::timed_out(&error) => (
+        Ok(Err(Failure::ConnectTimeout)) => (
             Refusal::new(
                 Code::UpstreamTimeout,
                 "the provider could not be connected in time",
             ),
             Ending::new(Outcome::Error, "upstream_connect_timeout"),
         ),
-        Ok(Err(error)) if error.is_connect() => (
+        Ok(Err(Failure::Unreachable)) => (
             Refusal::new(
                 Code::UpstreamUnreachable,
                 "the provider could not be connected",
             ),
             Ending::new(Outcome::Error, "upstream_unreachable"),
         ),
-        Ok(Err(_)) => (
+        Ok(Err(Failure::Broken)) => (
             Refusal::new(
                 Code::UpstreamFailed,
                 "the provider's connection broke before its answer",
@@ -299,13 +300,13 @@ enum Client {
 /// Relays an answer, and releases its end when its record is durable.
 async fn relay(
     context: Context,
-    response: Response<Incoming>,
+    mut upstream: Answer,
     started: u64,
     reply: oneshot::Sender<Response<Body>>,
 ) {
     let shared = Arc::clone(&context.shared);
     let limits = &shared.config.limits;
-    let (parts, mut body) = response.into_parts();
+    let parts = upstream.head.clone();
     let head = ResponseHead::new(parts.status.as_u16(), headers::pairs(&parts.headers));
     let mut reader = Reader::new(&context.api, &head, context.streaming);
     let mut recording = Recording::new(limits.response_record_bytes_max);
@@ -321,7 +322,7 @@ async fn relay(
     // What waits for the record: from the provider's last event on, or else the last piece.
     let mut held: Vec<Bytes> = Vec::new();
 
-    let empty = body.is_end_stream() || context.method == Method::HEAD;
+    let empty = upstream.is_empty() || context.method == Method::HEAD;
     let (client, ending) = if empty {
         (Client::Waiting(reply), Ending::COMPLETE)
     } else {
@@ -337,7 +338,7 @@ async fn relay(
             let mut held_bytes = 0;
             loop {
                 let frame = tokio::select! {
-                    frame = timeout(limits.response_idle_timeout, body.frame()) => frame,
+                    frame = timeout(limits.response_idle_timeout, upstream.frame()) => frame,
                     () = pieces.closed() => break Ending::new(Outcome::CutByClient, "client_left"),
                     () = stopped(&mut stop) => break Ending::new(Outcome::CutByGateway, "gateway_stopped"),
                     () = reached(deadline) => {
@@ -394,7 +395,7 @@ async fn relay(
         (Client::Reading(pieces), ending)
     };
     // If the provider's answer is not at its end, this closes its connection.
-    drop(body);
+    shared.client.keep(upstream).await;
     let total = shared
         .log
         .clock()
@@ -412,6 +413,10 @@ async fn relay(
             streamed,
         )
         .await;
+    if streamed {
+        // What was passed on reaches the client before this thread is taken by the record.
+        yield_to_client().await;
+    }
     // A crash before the record is durable cuts the client's answer too: it has no end yet.
     let recorded = context.record(event).await;
 
@@ -602,8 +607,9 @@ impl Context {
     /// Appends the record of an answer; says whether it is durable. If not, it is tried again in the background.
     async fn record(&self, event: Event) -> bool {
         let shared = &self.shared;
+        let event = Arc::new(event);
         let mut append = {
-            let (log, event) = (shared.log.clone(), event.clone());
+            let (log, event) = (shared.log.clone(), Arc::clone(&event));
             Box::pin(async move { log.append(event).await })
         };
         let error = match timeout(shared.config.limits.append_timeout, &mut append).await {
@@ -655,7 +661,7 @@ impl Context {
     }
 
     /// Tries until the record is in the log, the time is up, or the gateway stops; then it says that it gave up.
-    async fn record_in_background(&self, event: Event) {
+    async fn record_in_background(&self, event: Arc<Event>) {
         let shared = &self.shared;
         let until = Instant::now() + shared.config.limits.record_retry;
         let mut stop = self.stop.clone();
@@ -666,7 +672,7 @@ impl Context {
             let appended = if there {
                 Ok(())
             } else {
-                shared.log.append(event.clone()).await.map(|_| ())
+                shared.log.append(Arc::clone(&event)).await.map(|_| ())
             };
             let error = match appended {
                 Ok(()) => {
@@ -773,7 +779,11 @@ fn forwarded(
     let mut request = Request::new(Full::new(body));
     *request.headers_mut() = headers;
     *request.method_mut() = parts.method;
-    *request.uri_mut() = target;
+    // In origin form (RFC 9112 §3.2.1): where it goes stands in the host header.
+    *request.uri_mut() = target
+        .into_parts()
+        .path_and_query
+        .map_or_else(|| Uri::from_static("/"), Uri::from);
     *request.extensions_mut() = parts.extensions;
     request
 }

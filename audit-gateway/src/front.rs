@@ -20,6 +20,7 @@ use crate::counters::up;
 use crate::exchange::{self, Asked};
 use crate::headers::AuditHeaders;
 use crate::refusal::{Code, Refusal, json_response};
+use crate::serving::Begun;
 use crate::shared::Shared;
 
 /// Where the gateway answers for itself.
@@ -30,6 +31,8 @@ const HEALTH: &str = "/-/health";
 pub(crate) struct Connection {
     /// Names the session of requests that name none.
     session: OnceLock<String>,
+    /// For the task that serves it.
+    pub(crate) begun: Begun,
 }
 
 /// Answers one request. If the client leaves, hyper drops this; what has been handed to the exchange goes on.
@@ -80,11 +83,11 @@ pub(crate) async fn serve(
         body,
     };
     let (reply, replied) = oneshot::channel();
-    let task = exchange::run(Arc::clone(&shared), alive, asked, reply);
-    tokio::spawn(task);
+    let exchange = exchange::run(Arc::clone(&shared), alive, asked, reply);
+    connection.begun.push(Box::pin(exchange));
     Ok(match replied.await {
         Ok(response) => response,
-        // The exchange's task panicked; the request may stand in the log without an answer.
+        // The exchange panicked; the request may stand in the log without an answer.
         Err(_) => Refusal::new(
             Code::UpstreamFailed,
             "the exchange failed within the gateway",
@@ -113,6 +116,7 @@ fn health(shared: &Shared, method: &Method) -> Response<Body> {
     }
     let writable = !shared.counters.log_failing.load(Ordering::Relaxed);
     let publishing = shared.log.publishing_trouble().is_none();
+    let writing = shared.log.writing_trouble().is_none();
     let summary = shared.counters.summary();
     let status = if writable {
         StatusCode::OK
@@ -123,8 +127,13 @@ fn health(shared: &Shared, method: &Method) -> Response<Body> {
     json_response(
         status,
         &json!({
-            "status": word(writable && publishing && summary.unrecorded == 0),
-            "log": { "appending": word(writable), "publishing": word(publishing) },
+            "status": word(writable && publishing && writing && summary.unrecorded == 0),
+            "log": {
+                "appending": word(writable),
+                "publishing": word(publishing),
+                // The run's own entries: ends of epochs and signs of life.
+                "own_entries": word(writing),
+            },
             "requests": summary.requests,
             "responses": summary.responses,
             "responses_pending": summary.pending,

@@ -71,6 +71,7 @@ mod recording;
 mod refusal;
 mod report;
 mod server;
+mod serving;
 mod shared;
 mod stall;
 mod upstream;

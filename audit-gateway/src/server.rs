@@ -31,6 +31,9 @@ const LAST_RECORDS: Duration = Duration::from_secs(10);
 /// After all exchanges have ended: for clients to take what is ready for them.
 const LAST_BYTES: Duration = Duration::from_secs(5);
 
+/// How often idle connections and the state of the log are looked at.
+const LOOK_AROUND: Duration = Duration::from_secs(5);
+
 /// A pause after accepting failed, which happens when files run out.
 const ACCEPT_PAUSE: Duration = Duration::from_millis(100);
 
@@ -76,7 +79,7 @@ impl Gateway {
     /// [`ErrorKind::Unavailable`](crate::ErrorKind::Unavailable): the address can't be had.
     pub async fn bind(config: Config, log: Log) -> Result<Bound> {
         config.check()?;
-        let client = upstream::client(&config)?;
+        let client = upstream::Client::new(&config)?;
         let taken = |e| Error::unavailable(format!("can't listen on {}", config.listen)).because(e);
         let listener = TcpListener::bind(config.listen).await.map_err(taken)?;
         let address = listener.local_addr().map_err(taken)?;
@@ -131,6 +134,7 @@ impl Bound {
             counters: Arc::clone(&counters.0),
             stop,
         });
+        let looking = tokio::spawn(look_around(Arc::clone(&shared)));
         let (alive, mut ended) = mpsc::channel::<()>(1);
         let slots = Arc::new(Semaphore::new(limits.connections_max));
         let mut connections = JoinSet::new();
@@ -180,12 +184,40 @@ impl Bound {
         {
             connections.shutdown().await;
         }
+        looking.abort();
         if !recorded {
             return Err(Error::unavailable(
                 "open exchanges ended without their records",
             ));
         }
         Ok(counters.summary())
+    }
+}
+
+/// From time to time looks through the idle connections to providers, and tells when the log begins or ends to have
+/// trouble with its own entries, of which no exchange hears.
+async fn look_around(shared: Arc<Shared>) {
+    let mut trouble: Option<String> = None;
+    loop {
+        tokio::time::sleep(LOOK_AROUND).await;
+        shared.client.sweep();
+        let now = shared.log.writing_trouble();
+        match (&trouble, &now) {
+            (None, Some(why)) => shared.notice(
+                Severity::Error,
+                "log_trouble",
+                format!("the log can't write its own entries: {why}"),
+                None,
+            ),
+            (Some(_), None) => shared.notice(
+                Severity::Warning,
+                "log_recovered",
+                "the log writes its own entries again".to_owned(),
+                None,
+            ),
+            _ => {}
+        }
+        trouble = now;
     }
 }
 
@@ -233,13 +265,16 @@ async fn connection(
         .half_close(false);
     let io = StallGuard::new(stream, limits.client_stall_timeout);
     let mut serving = pin!(builder.serve_connection(io, service));
-    tokio::select! {
-        // How a connection ended is in the records of its exchanges; malformed requests are answered by hyper.
-        ended = serving.as_mut() => drop(ended),
-        () = crate::exchange::stopped(&mut drain) => {
+    let mut draining = pin!(crate::exchange::stopped(&mut drain));
+    let mut told = false;
+    let serving = std::future::poll_fn(|cx| {
+        if !told && draining.as_mut().poll(cx).is_ready() {
+            told = true;
             serving.as_mut().graceful_shutdown();
-            drop(serving.await);
         }
-    }
+        // How a connection ended is in the records of its exchanges; malformed requests are answered by hyper.
+        serving.as_mut().poll(cx).map(drop)
+    });
+    crate::serving::drive(serving, &connection.begun).await;
     drop(slot);
 }

@@ -1,75 +1,296 @@
-//! Connections to providers: one pool, one crypto provider, one timeout over name, TCP and TLS.
+//! Connections to providers: kept alive, one crypto provider, one timeout over name, TCP and TLS.
+//!
+//! A connection has no task of its own: the exchange that uses it drives it, so a call changes neither tasks nor threads
+//! on its way to the provider and back. Between exchanges nobody drives it; whoever takes it next first looks whether it
+//! is still open, and a sweep closes what the provider has closed or nobody has used for long.
 
+use std::collections::HashMap;
 use std::error::Error as StdError;
+use std::future::{Future, poll_fn};
 use std::io;
-use std::pin::Pin;
-use std::sync::Arc;
-use std::task::{Context, Poll};
+use std::pin::{Pin, pin};
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::task::{Context, Poll, Waker};
 use std::time::Duration;
 
 use bytes::Bytes;
-use http_body_util::Full;
-use hyper::Uri;
+use http_body_util::{BodyExt as _, Full};
+use hyper::body::{Body as _, Frame, Incoming};
+use hyper::client::conn::{TrySendError, http1};
+use hyper::http::response;
+use hyper::{Request, Uri};
 use hyper_rustls::{HttpsConnector, HttpsConnectorBuilder};
-use hyper_util::client::legacy::Client as Pool;
 use hyper_util::client::legacy::connect::HttpConnector;
-use hyper_util::rt::{TokioExecutor, TokioTimer};
 use rustls::pki_types::CertificateDer;
 use rustls::{ClientConfig, RootCertStore};
+use tokio::time::Instant;
 use tower_service::Service;
 
-use crate::config::Config;
+use crate::config::{Config, Upstream};
 use crate::error::{Error, Result};
 
 type BoxError = Box<dyn StdError + Send + Sync>;
 
-/// The pool of connections to upstreams.
-pub(crate) type Client = Pool<Timed, Full<Bytes>>;
-
 /// How long an idle connection is kept; most servers keep theirs for a minute or more.
-const POOL_IDLE: Duration = Duration::from_secs(45);
+const IDLE: Duration = Duration::from_secs(45);
 
 /// Idle connections per upstream.
-const POOL_IDLE_MAX: usize = 64;
+const IDLE_MAX: usize = 64;
 
-pub(crate) fn client(config: &Config) -> Result<Client> {
-    let mut tcp = HttpConnector::new();
-    tcp.enforce_http(false);
-    tcp.set_nodelay(true);
-    tcp.set_keepalive(Some(Duration::from_secs(60)));
-    // The provider is named, so that a second one in the tree can't make rustls panic.
-    let tls =
-        ClientConfig::builder_with_provider(Arc::new(rustls::crypto::ring::default_provider()))
-            .with_safe_default_protocol_versions()
-            .map_err(|e| Error::invalid("the crypto provider knows no TLS version").because(e))?
-            .with_root_certificates(roots(config)?)
-            .with_no_client_auth();
-    let connector = HttpsConnectorBuilder::new()
-        .with_tls_config(tls)
-        .https_or_http()
-        .enable_http1()
-        .wrap_connector(tcp);
-    Ok(Pool::builder(TokioExecutor::new())
-        .pool_timer(TokioTimer::new())
-        .pool_idle_timeout(POOL_IDLE)
-        .pool_max_idle_per_host(POOL_IDLE_MAX)
-        .http1_preserve_header_case(true)
-        .http1_max_headers(config.limits.headers_max)
-        // The host header is ours to set, with the case and place that the client gave it.
-        .set_host(false)
-        .build(Timed {
-            inner: connector,
-            timeout: config.limits.connect_timeout,
-        }))
+/// The request that goes to an upstream: its body is here in full.
+type Whole = Request<Full<Bytes>>;
+
+/// Connects to upstreams, and keeps what can be used again.
+#[derive(Debug)]
+pub(crate) struct Client {
+    connector: Timed,
+    protocol: http1::Builder,
+    /// By the upstream's name; the one that was used last stands at the end.
+    idle: Mutex<HashMap<String, Vec<Idle>>>,
+}
+
+#[derive(Debug)]
+struct Idle {
+    link: Link,
+    since: Instant,
+}
+
+/// Why a request has no answer.
+#[derive(Debug)]
+pub(crate) enum Failure {
+    /// Not connected in time.
+    ConnectTimeout,
+    /// Not connected.
+    Unreachable,
+    /// The connection broke before the answer.
+    Broken,
+}
+
+/// The head of an answer, and its body as it comes.
+#[derive(Debug)]
+pub(crate) struct Answer {
+    pub(crate) head: response::Parts,
+    body: Incoming,
+    /// Whether the body was read to its end.
+    ended: bool,
+    link: Link,
+    upstream: String,
+}
+
+impl Client {
+    pub(crate) fn new(config: &Config) -> Result<Self> {
+        let mut tcp = HttpConnector::new();
+        tcp.enforce_http(false);
+        tcp.set_nodelay(true);
+        tcp.set_keepalive(Some(Duration::from_secs(60)));
+        // The provider is named, so that a second one in the tree can't make rustls panic.
+        let tls =
+            ClientConfig::builder_with_provider(Arc::new(rustls::crypto::ring::default_provider()))
+                .with_safe_default_protocol_versions()
+                .map_err(|e| Error::invalid("the crypto provider knows no TLS version").because(e))?
+                .with_root_certificates(roots(config)?)
+                .with_no_client_auth();
+        let connector = HttpsConnectorBuilder::new()
+            .with_tls_config(tls)
+            .https_or_http()
+            .enable_http1()
+            .wrap_connector(tcp);
+        let mut protocol = http1::Builder::new();
+        protocol
+            .preserve_header_case(true)
+            .max_headers(config.limits.headers_max);
+        Ok(Self {
+            connector: Timed {
+                inner: connector,
+                timeout: config.limits.connect_timeout,
+            },
+            protocol,
+            idle: Mutex::default(),
+        })
+    }
+
+    /// Sends a request and waits for the head of its answer. Whoever stops waiting closes the connection.
+    ///
+    /// A kept connection may be closed by the provider at the moment in which it is used. If nothing of the request was
+    /// sent, another connection is taken; what may have arrived is never sent twice.
+    pub(crate) async fn send(
+        &self,
+        name: &str,
+        upstream: &Upstream,
+        mut request: Whole,
+    ) -> std::result::Result<Answer, Failure> {
+        loop {
+            let (mut link, kept) = match self.kept(name).await {
+                Some(link) => (link, true),
+                None => (self.connect(upstream).await?, false),
+            };
+            match link.send(request).await {
+                Ok(response) => {
+                    let (head, body) = response.into_parts();
+                    return Ok(Answer {
+                        head,
+                        ended: body.is_end_stream(),
+                        body,
+                        link,
+                        upstream: name.to_owned(),
+                    });
+                }
+                Err(mut error) => match error.take_message() {
+                    Some(unsent) if kept => request = unsent,
+                    _ => return Err(Failure::Broken),
+                },
+            }
+        }
+    }
+
+    /// A kept connection that is still open.
+    async fn kept(&self, name: &str) -> Option<Link> {
+        loop {
+            let mut idle = self.idle().get_mut(name)?.pop()?;
+            if idle.since.elapsed() < IDLE && idle.link.is_ready().await {
+                return Some(idle.link);
+            }
+        }
+    }
+
+    async fn connect(&self, upstream: &Upstream) -> std::result::Result<Link, Failure> {
+        let base = Uri::builder()
+            .scheme(upstream.scheme.clone())
+            .authority(upstream.authority.clone())
+            .path_and_query("/")
+            .build()
+            .map_err(|_e| Failure::Unreachable)?;
+        let mut connector = self.connector.clone();
+        let connected = async {
+            poll_fn(|cx| connector.poll_ready(cx)).await?;
+            connector.call(base).await
+        };
+        let io = connected.await.map_err(|e| {
+            if timed_out(&*e) {
+                Failure::ConnectTimeout
+            } else {
+                Failure::Unreachable
+            }
+        })?;
+        let (sender, connection) = self
+            .protocol
+            .handshake(io)
+            .await
+            .map_err(|_e| Failure::Unreachable)?;
+        Ok(Link {
+            sender,
+            connection: Some(connection),
+        })
+    }
+
+    /// Keeps the connection of an answer that has been read to its end.
+    pub(crate) async fn keep(&self, answer: Answer) {
+        let Answer {
+            body,
+            ended,
+            mut link,
+            upstream,
+            ..
+        } = answer;
+        drop(body);
+        if !ended || !link.is_ready().await {
+            return;
+        }
+        let mut idle = self.idle();
+        let those = idle.entry(upstream).or_default();
+        if those.len() < IDLE_MAX {
+            those.push(Idle {
+                link,
+                since: Instant::now(),
+            });
+        }
+    }
+
+    /// Closes idle connections that the provider has closed, or that nobody has used for long.
+    pub(crate) fn sweep(&self) {
+        // Who uses a connection next asks for its wake-ups anew.
+        let mut cx = Context::from_waker(Waker::noop());
+        for those in self.idle().values_mut() {
+            those.retain_mut(|idle| {
+                idle.link.drive(&mut cx);
+                idle.since.elapsed() < IDLE && idle.link.connection.is_some()
+            });
+        }
+    }
+
+    fn idle(&self) -> MutexGuard<'_, HashMap<String, Vec<Idle>>> {
+        self.idle.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+}
+
+impl Answer {
+    /// Whether the answer has no body.
+    pub(crate) fn is_empty(&self) -> bool {
+        self.ended
+    }
+
+    /// The next piece of the body, and `None` at its end.
+    pub(crate) async fn frame(&mut self) -> Option<hyper::Result<Frame<Bytes>>> {
+        let frame = self.link.driving(self.body.frame()).await;
+        self.ended |= frame.is_none();
+        frame
+    }
+}
+
+/// One connection, driven by whoever waits for something of it.
+#[derive(Debug)]
+struct Link {
+    sender: http1::SendRequest<Full<Bytes>>,
+    /// `None` once it is closed.
+    connection: Option<http1::Connection<Io, Full<Bytes>>>,
+}
+
+impl Link {
+    async fn send(
+        &mut self,
+        request: Whole,
+    ) -> std::result::Result<hyper::Response<Incoming>, TrySendError<Whole>> {
+        let sent = self.sender.try_send_request(request);
+        self.driving(sent).await
+    }
+
+    /// Waits for `what`, which comes of the connection.
+    async fn driving<T>(&mut self, what: impl Future<Output = T>) -> T {
+        let mut what = pin!(what);
+        poll_fn(|cx| {
+            if let Poll::Ready(done) = what.as_mut().poll(cx) {
+                return Poll::Ready(done);
+            }
+            self.drive(cx);
+            what.as_mut().poll(cx)
+        })
+        .await
+    }
+
+    /// Does what can be done without waiting.
+    fn drive(&mut self, cx: &mut Context<'_>) {
+        if let Some(connection) = &mut self.connection
+            && Pin::new(connection).poll(cx).is_ready()
+        {
+            // Whoever waits for an answer is told of an error by hyper.
+            self.connection = None;
+        }
+    }
+
+    /// Whether it takes a request now.
+    async fn is_ready(&mut self) -> bool {
+        poll_fn(|cx| {
+            self.drive(cx);
+            Poll::Ready(())
+        })
+        .await;
+        self.connection.is_some() && self.sender.is_ready()
+    }
 }
 
 fn roots(config: &Config) -> Result<RootCertStore> {
     let mut roots = RootCertStore::empty();
-    if !config
-        .upstreams
-        .values()
-        .any(crate::config::Upstream::is_tls)
-    {
+    if !config.upstreams.values().any(Upstream::is_tls) {
         return Ok(roots);
     }
     for der in &config.extra_roots {
@@ -89,9 +310,12 @@ fn roots(config: &Config) -> Result<RootCertStore> {
     Ok(roots)
 }
 
+/// A connection, with or without TLS.
+type Io = <HttpsConnector<HttpConnector> as Service<Uri>>::Response;
+
 /// A connector that gives up after a time, whatever it waits for.
 #[derive(Debug, Clone)]
-pub(crate) struct Timed {
+struct Timed {
     inner: HttpsConnector<HttpConnector>,
     timeout: Duration,
 }
@@ -117,7 +341,7 @@ impl Service<Uri> for Timed {
 }
 
 /// Whether an error, or one of its causes, is a timeout.
-pub(crate) fn timed_out(error: &(dyn StdError + 'static)) -> bool {
+fn timed_out(error: &(dyn StdError + 'static)) -> bool {
     let mut next = Some(error);
     while let Some(error) = next {
         if error
