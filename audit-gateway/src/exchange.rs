@@ -7,9 +7,9 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use audit_capture::{Api, RequestHead, ResponseHead, add_facts};
-use audit_core::ErrorKind;
 use audit_core::event::{Capture, Correlation, Event, Guarantee, Kind, Media, Payload};
 use audit_core::time::Timestamp;
+use audit_core::{ErrorKind, with_causes};
 use bytes::Bytes;
 use http_body_util::Full;
 use hyper::header::{CONTENT_LENGTH, CONTENT_TYPE, HeaderValue};
@@ -162,7 +162,7 @@ pub(crate) async fn run(
             shared.notice(
                 Severity::Error,
                 refusal.code.as_str(),
-                format!("request not sent: {error}"),
+                format!("request not sent: {}", with_causes(&error)),
                 Some(id),
             );
             answer(reply, refusal.response(id));
@@ -689,7 +689,7 @@ impl Context {
                 shared.notice(
                     Severity::Error,
                     "response_lost",
-                    format!("the record of an answer was given up: {error}"),
+                    format!("the record of an answer was given up: {}", with_causes(&error)),
                     Some(self.stem.id),
                 );
                 return;
