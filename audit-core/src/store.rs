@@ -41,10 +41,16 @@ impl Head {
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Batch {
     /// Rows with contiguous indexes from the head's size on; not empty.
+    ///
+    /// In a copy of a log, rows whose content was erased come without the tokens and parts that their entries commit to,
+    /// and stay as they come.
     pub rows: Vec<Row>,
     /// The tiles that grew; each replaces the one with the same level and index.
     pub tiles: Vec<Tile>,
     /// Data-key records that these rows are the first to use.
+    ///
+    /// In a copy of a log, a record may be of a later generation than the one that its entry names, and that of a key
+    /// that was destroyed is left out.
     pub keys: Vec<KeyRecord>,
 }
 

@@ -67,6 +67,7 @@ macro_rules! conformance_tests {
             keys_are_found_by_id_and_by_scope
             rewrapping_is_all_or_nothing
             erasing_takes_content_and_leaves_proof
+            what_was_erased_or_rewrapped_before_it_was_copied_is_appended_as_it_is
             one_holds_the_publisher_lease
             waiting_ends_when_the_log_grows
         }
@@ -900,6 +901,56 @@ pub async fn erasing_takes_content_and_leaves_proof(backend: &dyn Backend) {
     let latest = ok("latest", store.latest_checkpoint().await);
     assert_eq!(latest.as_deref(), Some(&b"forty"[..]));
     append(&*store, Sample::new(3, 5)).await;
+}
+
+/// A copy of a log brings rows that were erased, without the record of their key, and records of later generations than
+/// their entries name. They are taken as they are, and more is appended behind them.
+pub async fn what_was_erased_or_rewrapped_before_it_was_copied_is_appended_as_it_is(
+    backend: &dyn Backend,
+) {
+    let store = created(backend).await;
+    let mut model = Model::default();
+    for (seed, erased) in [(1, false), (2, true), (3, false)] {
+        let built = Arc::new(Mutex::new(None));
+        let slot = Arc::clone(&built);
+        let copied = store.append(Box::new(move |head| {
+            let mut batch = Sample::new(12, seed).batch(head)?;
+            if erased {
+                batch.keys.clear();
+                for row in batch.rows.iter_mut().filter(|row| row.parts.is_some()) {
+                    row.parts = None;
+                    row.tokens = None;
+                }
+            }
+            for key in &mut batch.keys {
+                key.generation = 3;
+                key.wrapped = [5; 60];
+            }
+            *slot.lock().unwrap_or_else(PoisonError::into_inner) = Some(batch.clone());
+            Ok(batch)
+        }));
+        ok("appending what was erased or rewrapped", copied.await);
+        let batch = built.lock().unwrap_or_else(PoisonError::into_inner).take();
+        let batch = batch.expect("append called build");
+        assert!(erased == batch.keys.is_empty(), "the batch is no case");
+        model.add(batch);
+    }
+    assert_eq!(model.keys.len(), 2);
+    holds(&*store, &model).await;
+    holds(&*backend.reopen().await, &model).await;
+    // Those that are there can be erased and rewrapped as any other.
+    let (first, second) = (model.rows[0].index, model.rows[13].index);
+    let key = *model.keys.keys().next().expect("two are left");
+    ok("erasing", store.erase(&[key], &[first, second]).await);
+    model.keys.remove(&key);
+    for index in [0, 13] {
+        model.rows[index].tokens = None;
+        model.rows[index].parts = None;
+    }
+    holds(&*store, &model).await;
+    let (_, batch) = append(&*store, Sample::new(3, 5)).await;
+    model.add(batch);
+    holds(&*store, &model).await;
 }
 
 /// The lease has one holder at a time, over all handles, and is free again when its holder drops it.

@@ -8,7 +8,7 @@ use std::time::Duration;
 
 use async_trait::async_trait;
 use audit_core::datakey::KeyRecord;
-use audit_core::entry::{Entry, check_origin};
+use audit_core::entry::{Entry, KeyDigest, check_origin};
 use audit_core::store::{
     Batch, Build, Capabilities, Columns, Description, Head, Lease, Parts, Query, ReadStore, Row,
     Store, Tile,
@@ -53,7 +53,8 @@ pub struct Contents {
 ///
 /// It refuses, as [`ErrorKind::Invalid`](audit_core::ErrorKind::Invalid), what other stores may let pass: entries that
 /// aren't canonical, columns, tokens, parts and keys that differ from what the entry says of them, and tiles other than
-/// the ones that the entries make.
+/// the ones that the entries make. Tokens and parts may be missing, as in a copy of a log, where the data key's record is
+/// missing too.
 ///
 /// It panics, then and at every later call, if anything that was committed or answered is ever answered otherwise
 /// ([`Ledger`]): entries, checkpoints, hashes in tiles and key records don't change, and only [`Store::erase`] removes.
@@ -171,6 +172,13 @@ impl Contents {
         drop(edge.take_changed());
         let mut events = BTreeSet::new();
         let mut named = Vec::new();
+        let mut used = BTreeSet::new();
+        // A copy of a log has rows whose content was erased: then their key was destroyed.
+        let destroyed = |entry: &Entry| {
+            entry.key.is_some_and(|id| {
+                !self.keys.contains_key(&id) && batch.keys.iter().all(|key| key.id != id)
+            })
+        };
         for (row, index) in batch.rows.iter().zip(head.size..) {
             let broken = |what: &str| Err(Error::invalid(what.to_owned()).at(index));
             if row.index != index {
@@ -200,11 +208,15 @@ impl Contents {
             {
                 return broken("the tokens are not sorted");
             }
-            if row.tokens.as_ref().map(TokenSet::digest) != entry.tokens {
+            let erased = destroyed(&entry);
+            if row.tokens.as_ref().map(TokenSet::digest) != entry.tokens
+                && !(erased && row.tokens.is_none())
+            {
                 return broken("the tokens are not the entry's");
             }
             match (&row.parts, &entry.content) {
                 (None, None) => {}
+                (None, Some(_)) if erased => {}
                 (Some(parts), Some(_)) => drop(
                     entry
                         .split_parts(parts)
@@ -213,12 +225,24 @@ impl Contents {
                 _ => return broken("parts without content, or content without parts"),
             }
             named.extend(entry.keys.into_iter().flatten());
+            if !erased {
+                used.extend(entry.key);
+            }
             edge.push(leaf_hash(&row.entry));
         }
         let mut keys: Vec<_> = batch.keys.iter().map(KeyRecord::digest).collect();
         keys.sort_unstable_by_key(|key| key.id);
+        // A copy leaves the records of destroyed keys out, and has later generations of others.
+        named.retain(|named| {
+            used.contains(&named.id) || keys.binary_search_by_key(&named.id, |key| key.id).is_ok()
+        });
         named.sort_unstable_by_key(|key| key.id);
-        if keys != named {
+        let fits = |named: &KeyDigest, key: &KeyDigest| {
+            let generation = batch.keys.iter().find(|record| record.id == key.id);
+            named == key
+                || named.id == key.id && generation.is_some_and(|record| record.generation > 1)
+        };
+        if keys.len() != named.len() || !named.iter().zip(&keys).all(|(n, k)| fits(n, k)) {
             return Err(Error::invalid(
                 "the data keys of the batch are not those that its entries name",
             ));
