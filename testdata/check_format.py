@@ -1,5 +1,5 @@
 #!/usr/bin/env python3
-"""Checks testdata/format-1.json and testdata/packed-1.json against docs/format.md, as a second implementation.
+"""Checks testdata/format-1.json, format-2.json (a log that succeeds another) and packed-1.json against docs/format.md, as a second implementation.
 
 Needs Python's standard library and the package `cryptography`. zstd is checked where Python has it (3.14 and later).
 Exits with 0 if every vector holds.
@@ -364,8 +364,30 @@ def check_packed(entries):
     return len(pairs)
 
 
+def check_predecessor(entry, out, index):
+    """Version 2 (§8): the first entry of a log that succeeds another."""
+    predecessor = entry.get("log", {}).get("predecessor")
+    check(entry["v"] == (1 if predecessor is None else 2), f"v of entry {index}")
+    if predecessor is None:
+        return
+    check(index == 0 and entry["kind"] == "log.opened", "only the first entry names a predecessor")
+    check(predecessor["origin"] != entry["log"]["origin"], "a log is not its own predecessor")
+    check(predecessor["lost"] != predecessor["survives"] and predecessor["lost"]["size"] > 0, "something was lost")
+    check(out["content"]["actor"]["kind"] == "human", "a person accepts the loss")
+    check(out["content"]["attributes"]["audit.rollback.reason"], "the loss has a reason")
+    (note,) = [bytes.fromhex(p["hex"]).decode() for p in out["payloads"] if p["name"] == "lost_checkpoint"]
+    origin, size, tree = note.split("\n")[:3]
+    check(origin == predecessor["origin"] and int(size) == predecessor["lost"]["size"], "the lost checkpoint")
+    check(base64.b64decode(tree).hex() == predecessor["lost"]["root"], "the root of the lost checkpoint")
+
+
 def main():
-    v = json.loads((HERE / "format-1.json").read_text())
+    for name in ("format-1.json", "format-2.json"):
+        check_log(name)
+
+
+def check_log(name):
+    v = json.loads((HERE / name).read_text())
     check(v["v"] == 1, "version")
     ring = v["ring"]
     origin = ring["origin"].encode()
@@ -397,6 +419,7 @@ def main():
         unmaced = {k: x for k, x in entry.items() if k != "mac"}
 
         # §7, §8
+        check_predecessor(entry, out, index)
         log = entry.get("log", {})
         if log.get("keys"):
             registered |= {k["public"] for k in log["keys"] if k["role"] == "writer"}
@@ -433,16 +456,17 @@ def main():
             check_content(v, out, entry, data_keys[entry["key"]], origin)
             check_tokens(v, out, entry, index_key)
             c = out["content"]
-            scope = (f"subject:{c['subject']}" if "subject" in c else f"session:{c['session_id']}")
+            scope = (f"subject:{c['subject']}" if "subject" in c else
+                     f"session:{c['session_id']}" if "session_id" in c else f"run:{entry['run']}")
             token = mac(index_key, label("token") + lp(b"scope") + scope.encode())[:16]
             check(token.hex() == next(k["scope"] for k in v["keys"] if k["id"] == entry["key"]), "scope of the data key")
     check(introduced == set(data_keys), "every data key is introduced")
 
     sizes = [check_checkpoint(note, v, leaves) for note in v["checkpoints"]]
     check(max(sizes) == len(leaves), "the last checkpoint covers the log")
-    packed = check_packed(v["entries"])
+    packed = check_packed(v["entries"]) if name == "format-1.json" else 0
     unchecked = "" if zstd else "; zstd not checked: this Python has none"
-    print(f"format-1.json: {len(leaves)} entries, {len(data_keys)} data keys, {len(sizes)} checkpoints, "
+    print(f"{name}: {len(leaves)} entries, {len(data_keys)} data keys, {len(sizes)} checkpoints, "
           f"{packed} packed entries, {checks} checks hold{unchecked}")
 
 

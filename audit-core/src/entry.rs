@@ -13,8 +13,10 @@ use crate::time::Timestamp;
 pub const ENTRY_BYTES_MAX: usize = 65_535;
 /// Tokens of one entry.
 pub const TOKENS_MAX: u64 = 256;
-/// The format that this code writes.
+/// The format of an entry that has no member of a later one.
 pub const FORMAT: u64 = 1;
+/// The format that adds [`LogFacts::predecessor`], of the entries that have it.
+pub const FORMAT_2: u64 = 2;
 
 // The members of every struct below stand in the order of their names: `serde_json` writes members in the order of
 // declaration, and for the strings and integers that an entry may hold its output is then RFC 8785's. `entry_json`
@@ -171,12 +173,31 @@ pub struct LogFacts {
     /// The name of the log.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub origin: Option<String>,
+    /// The log that this one succeeds.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub predecessor: Option<Predecessor>,
     /// By the writer key; absent only while the signed bytes are made.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub signature: Option<Hex<64>>,
     /// The writer key.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub signer: Option<Digest>,
+}
+
+/// A log of which published entries were lost for good, and which another one succeeds.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+#[expect(
+    clippy::exhaustive_structs,
+    reason = "the format has these three; another is another format"
+)]
+pub struct Predecessor {
+    /// The tree of its last checkpoint that is known.
+    pub lost: TreeHead,
+    /// Its name.
+    pub origin: String,
+    /// The tree that was restored.
+    pub survives: TreeHead,
 }
 
 /// A tree, by its size and root hash.
@@ -361,9 +382,15 @@ impl Entry {
 
     pub(crate) fn check(&self) -> Result<()> {
         let wrong = |what: &str| Err(Error::invalid(what.to_owned()));
-        if self.v != FORMAT {
+        let predecessor = self.log.as_ref().and_then(|log| log.predecessor.as_ref());
+        let format = if predecessor.is_some() {
+            FORMAT_2
+        } else {
+            FORMAT
+        };
+        if self.v != format {
             return Err(Error::invalid(format!(
-                "v is {}, this code reads {FORMAT}",
+                "v is {}, this code reads {FORMAT}, and {FORMAT_2} of an entry with log.predecessor",
                 self.v
             )));
         }
@@ -463,6 +490,23 @@ impl Entry {
             ("head.size", log.head.map(|head| head.size)),
         ] {
             check_integer(name, n.unwrap_or_default())?;
+        }
+        if let Some(predecessor) = &log.predecessor {
+            if kind != kinds::LOG_OPENED {
+                return Err(Error::invalid(format!("kind {kind} with log.predecessor")));
+            }
+            check_origin(&predecessor.origin)?;
+            if log.origin.as_ref() == Some(&predecessor.origin) {
+                return Err(Error::invalid("the log is its own predecessor"));
+            }
+            check_integer("predecessor.lost.size", predecessor.lost.size)?;
+            check_integer("predecessor.survives.size", predecessor.survives.size)?;
+            if predecessor.lost.size == 0 || predecessor.lost == predecessor.survives {
+                return Err(Error::invalid("log.predecessor says that nothing was lost"));
+            }
+            if self.content.is_none() {
+                return Err(Error::invalid("log.predecessor without content"));
+            }
         }
         let keys_fit = match (&log.keys, kind) {
             (None, _) => true,

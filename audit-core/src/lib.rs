@@ -9,6 +9,8 @@
 mod aead;
 pub mod canonical;
 pub mod chain;
+#[cfg(feature = "log")]
+pub mod copy;
 pub mod datakey;
 pub mod entry;
 mod entry_json;
@@ -20,6 +22,8 @@ pub mod keyring;
 mod label;
 #[cfg(feature = "log")]
 pub mod log;
+#[cfg(feature = "log")]
+pub mod mirror;
 pub mod packed;
 #[cfg(feature = "log")]
 pub mod reader;

@@ -640,6 +640,13 @@ impl Walk<'_> {
         let ours: Digest = Hex(self.policy.vkey.public_key());
         let registered = matches!(&log.keys, Some(LogKeys::Public(keys))
             if keys.iter().any(|k| k.role == Role::Publisher && k.public == ours));
+        if let Some(predecessor) = &log.predecessor {
+            self.verdict.notice(format!(
+                "this log succeeds {:?}, of which a checkpoint of {} entries with root {} was signed and {} entries were \
+                 restored; what was lost is not in this log",
+                predecessor.origin, predecessor.lost.size, predecessor.lost.root, predecessor.survives.size
+            ));
+        }
         if registered {
             self.key_known = true;
         } else {

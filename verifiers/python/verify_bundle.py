@@ -253,6 +253,10 @@ HEAD = {"head": lambda h: is_object(h, {"root": HEX, "size": integer})}
 SIGNED = {"signature": matching("[0-9a-f]{128}"), "signer": HEX}
 OPENING = {"opening": lambda o: is_object(o, {"build": matching("[ -~]{0,64}"), "sealed": matching("[0-9a-f]{160}")},
                                           {"previous": UUID})}
+TREE = {"root": HEX, "size": integer}
+PREDECESSOR = {"predecessor": lambda p: is_object(p, {
+    "lost": lambda t: is_object(t, TREE), "origin": ORIGIN, "survives": lambda t: is_object(t, TREE)})
+    and p["lost"]["size"] > 0 and p["lost"] != p["survives"]}
 LOG = {
     "log.opened": {**HEAD, **SIGNED, **OPENING, "keys": public_keys, "origin": ORIGIN},
     "writer.opened": {**HEAD, **SIGNED, **OPENING},
@@ -270,7 +274,7 @@ def decode_entry(text, place):
     check(len(data) <= 65535, f"{place}: entry is too long")
     entry = members(decode(data, place), place, {
         "epoch": integer, "event": UUID, "kind": NAME, "mac": HEX, "recorded": time, "run": UUID, "seq": integer,
-        "time": time, "v": one,
+        "time": time, "v": lambda n: n in (1, 2) and integer(n),
     }, {
         "content": lambda c: is_object(c, {"fields": lambda n: integer(n) and 1 <= n <= 4096, "length": integer,
                                            "root": HEX, "sha256": HEX, "stored": integer}),
@@ -286,8 +290,13 @@ def decode_entry(text, place):
     check(len(set(payloads)) == len(payloads), f"{place}: two payloads have one name")
     check(("log" in entry) == (entry["kind"] in LOG), f"{place}: kind {entry['kind']} with or without log")
     if "log" in entry:
-        members(entry["log"], f"{place}: log", LOG[entry["kind"]])
+        log = members(entry["log"], f"{place}: log", LOG[entry["kind"]],
+                      PREDECESSOR if entry["kind"] == "log.opened" else {})
+        if "predecessor" in log:
+            check(log["predecessor"]["origin"] != log["origin"], f"{place}: a log that is its own predecessor")
+            check("content" in entry, f"{place}: a predecessor without content")
         check("opening" not in entry["log"] or entry["seq"] == entry["epoch"] == 0, f"{place}: late opening")
+    check(entry["v"] == (2 if "predecessor" in entry.get("log", {}) else 1), f"{place}: wrong v")
     return entry
 
 

@@ -10,6 +10,8 @@ use std::sync::atomic::{AtomicUsize, Ordering};
 use std::sync::{Arc, Mutex, PoisonError};
 use std::time::Duration;
 
+use audit_tlog::checkpoint;
+use audit_tlog::note::VerifierKey;
 use audit_tlog::tlog_proof::TlogProof;
 use tokio::runtime::Handle;
 use tokio::sync::{OwnedMutexGuard, OwnedSemaphorePermit, Semaphore, mpsc, oneshot, watch};
@@ -17,9 +19,9 @@ use tokio::task::JoinHandle;
 use uuid::Uuid;
 
 use crate::datakey::{DataKey, KeyRecord};
-use crate::entry::{self, kinds};
+use crate::entry::{self, Predecessor, TreeHead, kinds};
 use crate::error::{Error, ErrorKind, Result};
-use crate::event::Event;
+use crate::event::{Actor, Event, Media, Payload};
 use crate::hex::{Digest, Hex};
 use crate::keyring::KeyRing;
 use crate::reader::LogReader;
@@ -28,7 +30,7 @@ use crate::store::Store;
 use crate::time::{Clock, IdSource};
 use crate::token::TokenSet;
 
-pub use publisher::{StateFile, rollback_check};
+pub use publisher::{StateFile, check_continues, rollback_check};
 use writer::{Draft, Job, OwnCommit, RunKey, SharedWriter, Writer};
 
 /// What a log needs to run.
@@ -61,6 +63,75 @@ pub struct LogOptions {
     pub heartbeat: Duration,
     /// A log that grew is published after this time.
     pub publish: Duration,
+    /// The log that a new one succeeds; an opened log has its first entry already, and takes no notice.
+    pub succession: Option<Succession>,
+}
+
+/// Why a log begins where another one lost published entries for good. Its first entry says so: which log, up to which
+/// checkpoint it was known, and what of it is left, in clear; the reason and the person as content.
+#[derive(Debug, Clone)]
+pub struct Succession {
+    predecessor: Predecessor,
+    checkpoint: Vec<u8>,
+    reason: String,
+    by: Actor,
+}
+
+impl Succession {
+    /// Behind the log of `vkey`, of which `checkpoint` is the last signed checkpoint that is known, and of which
+    /// `survives` is left.
+    ///
+    /// # Errors
+    ///
+    /// [`ErrorKind::Invalid`]: the checkpoint isn't of that log, nothing is lost, or the reason is empty.
+    pub fn new(
+        checkpoint: &[u8],
+        vkey: &VerifierKey,
+        survives: TreeHead,
+        reason: impl Into<String>,
+        by: Actor,
+    ) -> Result<Self> {
+        let (lost, _) = checkpoint::open(checkpoint, vkey.name(), vkey).map_err(|e| {
+            Error::invalid("the lost checkpoint is not one of the lost log").because(e)
+        })?;
+        let lost = TreeHead {
+            root: lost.root.into(),
+            size: lost.size,
+        };
+        let reason = reason.into();
+        if reason.trim().is_empty() {
+            return Err(Error::invalid("a loss is accepted with a reason"));
+        }
+        if lost.size == 0 || lost == survives {
+            return Err(Error::invalid(
+                "nothing is lost that the checkpoint commits to",
+            ));
+        }
+        Ok(Self {
+            predecessor: Predecessor {
+                lost,
+                origin: vkey.name().to_owned(),
+                survives,
+            },
+            checkpoint: checkpoint.to_vec(),
+            reason,
+            by,
+        })
+    }
+
+    /// The content of the first entry.
+    fn event(&self, event: &mut Event) {
+        event.actor = Some(self.by.clone());
+        event.attributes.insert(
+            "audit.rollback.reason".to_owned(),
+            self.reason.clone().into(),
+        );
+        event.payloads.push(Payload::new(
+            "lost_checkpoint",
+            Media::Text,
+            self.checkpoint.clone(),
+        ));
+    }
 }
 
 impl LogOptions {
@@ -81,6 +152,7 @@ impl LogOptions {
             epoch: Duration::from_secs(60),
             heartbeat: Duration::from_secs(600),
             publish: Duration::from_secs(1),
+            succession: None,
         }
     }
 }

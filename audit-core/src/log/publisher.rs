@@ -107,8 +107,13 @@ impl StateFile {
             .transpose()
     }
 
-    /// Replaces the remembered checkpoint; durable on return.
-    fn write(&self, note: &[u8]) -> Result<()> {
+    /// Replaces the remembered checkpoint; durable on return. Only the publisher does so, and whoever knows of a later
+    /// checkpoint than it does.
+    ///
+    /// # Errors
+    ///
+    /// [`ErrorKind::Unavailable`] if it can't be written.
+    pub fn write(&self, note: &[u8]) -> Result<()> {
         let write = || -> std::io::Result<()> {
             let dir = folder_of(&self.path);
             if !self.path.exists() {
@@ -202,8 +207,13 @@ async fn own_checkpoint(store: &dyn ReadStore, vkey: &VerifierKey) -> Result<Opt
     Ok(Some((checkpoint.size, checkpoint.root)))
 }
 
-/// Checks that the log up to `head` begins with the tree of `size` entries and root hash `root`.
-pub(super) async fn check_continues(
+/// Checks that the log up to `head` begins with the tree of `size` entries and root hash `root`, which `whose` names for
+/// the error.
+///
+/// # Errors
+///
+/// [`ErrorKind::RolledBack`] if it is shorter or another; [`ErrorKind::Corrupt`] if the store lacks tiles.
+pub async fn check_continues(
     store: &dyn ReadStore,
     head: &Head,
     size: u64,

@@ -16,15 +16,15 @@ use tokio::sync::{OwnedMutexGuard, OwnedSemaphorePermit, mpsc, oneshot, watch};
 use tokio::time::Instant;
 use uuid::Uuid;
 
-use super::{LogOptions, is_fatal};
+use super::{LogOptions, Succession, is_fatal};
 use crate::chain::{MacChain, signed_message};
 use crate::datakey::{DataKey, KeyRecord};
-use crate::entry::{Entry, FORMAT, LogFacts, LogKeys, Opening, TreeHead, kinds};
+use crate::entry::{Entry, FORMAT, FORMAT_2, LogFacts, LogKeys, Opening, TreeHead, kinds};
 use crate::error::{Error, ErrorKind, Result};
-use crate::event::Kind;
+use crate::event::{Event, Kind};
 use crate::hex::{Digest, Hex};
 use crate::keyring::KeyRing;
-use crate::seal::SealedParts;
+use crate::seal::{self, SealedParts};
 use crate::secret::SecretKey;
 use crate::store::{Batch, Columns, Head, Parts, Query, Row, Store};
 use crate::time::{Clock, IdSource, Timestamp};
@@ -208,6 +208,7 @@ pub(super) struct Writer {
     grown: watch::Sender<u64>,
     /// Why nothing more may be appended.
     broken: Option<(ErrorKind, String)>,
+    succession: Option<Succession>,
     /// What the run's own entries last failed with.
     pub(super) trouble: Arc<Mutex<Option<String>>>,
     /// A commit began and has not ended. Found set by the next one, it was cut off, and nobody knows its outcome.
@@ -240,6 +241,7 @@ impl Writer {
             seen: Arc::default(),
             grown,
             broken: None,
+            succession: options.succession.clone(),
             trouble: Arc::default(),
             committing: false,
             closed: false,
@@ -495,7 +497,7 @@ impl Writer {
         self.usable()?;
         let now = self.clock.now();
         let recorded = self.recorded.max(now);
-        let draft = Draft {
+        let mut draft = Draft {
             event: self.ids.uuid_v7(now),
             kind: own_kind(kind),
             time: now,
@@ -505,6 +507,10 @@ impl Writer {
             sealed: None,
             closes: false,
         };
+        if kind == kinds::LOG_OPENED {
+            self.name_predecessor(&mut draft)?;
+        }
+        let record = draft.key.clone();
         let signer = draft
             .log
             .as_ref()
@@ -517,6 +523,7 @@ impl Writer {
             move |head: &Head| {
                 let mut chain = before.clone();
                 let mut entry = place(chain.run(), &draft, recorded);
+                entry.keys = record.as_ref().map(|key| vec![key.record.digest()]);
                 if let Some(log) = &mut entry.log {
                     log.head = Some(TreeHead {
                         root: head.edge.root().into(),
@@ -530,7 +537,8 @@ impl Writer {
                         log.signature = Some(Hex(signature));
                     }
                 }
-                let made = Made::new(chain.append_encoded(&mut entry)?, &draft);
+                let mut made = Made::new(chain.append_encoded(&mut entry)?, &draft);
+                made.record.clone_from(&record);
                 *after.lock().unwrap_or_else(PoisonError::into_inner) = Some(chain);
                 Ok(Arc::new(vec![made]))
             }
@@ -542,6 +550,38 @@ impl Writer {
         self.recorded = recorded;
         self.epoch_entries += 1;
         self.appended = Instant::now();
+        Ok(())
+    }
+
+    /// Puts into a log's first entry which log it succeeds, and the reason and the person as content.
+    fn name_predecessor(&self, draft: &mut Draft) -> Result<()> {
+        let Some(succession) = &self.succession else {
+            return Ok(());
+        };
+        let mut event = Event::new(draft.event, draft.time, draft.kind.clone());
+        succession.event(&mut event);
+        event.check()?;
+        let (run, index_key) = (self.chain.run(), self.keys.index_key());
+        let (key, record) = DataKey::create(
+            self.keys.origin(),
+            index_key.scope(&format!("run:{run}")),
+            run,
+            self.keys.wrapping_key(),
+            &*self.ids,
+        );
+        draft.tokens = index_key.tokens(&event)?.map(|tokens| {
+            let mut salt = [0; 16];
+            self.ids.fill(&mut salt);
+            TokenSet {
+                salt: Hex(salt),
+                tokens,
+            }
+        });
+        draft.sealed = seal::seal(&event, self.keys.origin(), &key, &*self.ids)?;
+        draft.key = Some(Arc::new(RunKey::new(key, record)));
+        if let Some(log) = &mut draft.log {
+            log.predecessor = Some(succession.predecessor.clone());
+        }
         Ok(())
     }
 
@@ -744,7 +784,10 @@ fn place(run: Uuid, draft: &Draft, recorded: Timestamp) -> Entry {
         seq: 0,
         time: draft.time,
         tokens: draft.tokens.as_ref().map(TokenSet::digest),
-        v: FORMAT,
+        v: match draft.log.as_ref().and_then(|log| log.predecessor.as_ref()) {
+            Some(_) => FORMAT_2,
+            None => FORMAT,
+        },
     }
 }
 

@@ -8,9 +8,12 @@
 )]
 #![expect(clippy::print_stdout, reason = "a test that skips says so")]
 
+mod copy;
 mod faults;
 mod keyring;
 mod log;
+mod mirror;
 mod primitives;
 mod simulation;
+mod succession;
 mod vectors;

@@ -8,11 +8,11 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use audit_core::chain::AuditorKey;
-use audit_core::entry::Entry;
+use audit_core::entry::{Entry, TreeHead};
 use audit_core::event::{Actor, ActorKind, Correlation, Media, SystemRef};
 use audit_core::hex::encode;
 use audit_core::keyring::{KeyRing, Protection};
-use audit_core::log::{Log, LogOptions};
+use audit_core::log::{Log, LogOptions, Succession};
 use audit_core::packed;
 use audit_core::reader::RecordContent;
 use audit_core::secret::SecretKey;
@@ -20,6 +20,7 @@ use audit_core::time::{Clock as _, IdSource as _};
 use audit_core::{Event, Kind, Payload};
 use audit_testkit::memory::MemoryStore;
 use audit_testkit::time::{TestClock, TestIds};
+use audit_tlog::note::VerifierKey;
 use serde_json::{Value, json};
 use sha2::{Digest as _, Sha256};
 
@@ -27,16 +28,42 @@ const ORIGIN: &str = "vectors.example/log";
 
 #[tokio::test]
 async fn the_vectors_are_what_this_code_makes() {
-    let path = Path::new(env!("CARGO_MANIFEST_DIR")).join("../testdata/format-1.json");
-    let made = make().await;
-    let text = format!("{}\n", serde_json::to_string_pretty(&made).unwrap());
+    same_as("format-1.json", &make(ORIGIN, None).await);
+}
+
+#[tokio::test]
+async fn the_vectors_of_a_log_that_succeeds_another_are_what_this_code_makes() {
+    let testdata = Path::new(env!("CARGO_MANIFEST_DIR")).join("../testdata");
+    let text = std::fs::read_to_string(testdata.join("format-1.json")).unwrap();
+    let before: Value = serde_json::from_str(&text).unwrap();
+    let note = before["checkpoints"].as_array().unwrap().last().unwrap();
+    let note = note.as_str().unwrap().as_bytes().to_vec();
+    let vkey: VerifierKey = before["vkey"].as_str().unwrap().parse().unwrap();
+    let survives = TreeHead {
+        root: audit_core::hex::Hex([7; 32]),
+        size: 3,
+    };
+    let by = Actor::new(ActorKind::Human, "u-9");
+    let reason = "the disk and its mirror burned";
+    let succession = Succession::new(&note, &vkey, survives, reason, by).unwrap();
+    same_as(
+        "format-2.json",
+        &make("vectors.example/log-2", Some(succession)).await,
+    );
+}
+
+fn same_as(name: &str, made: &Value) {
+    let path = Path::new(env!("CARGO_MANIFEST_DIR"))
+        .join("../testdata")
+        .join(name);
+    let text = format!("{}\n", serde_json::to_string_pretty(made).unwrap());
     if std::env::var_os("AUDIT_BLESS").is_some() {
         std::fs::write(&path, &text).unwrap();
     }
     let stored = std::fs::read_to_string(&path).unwrap();
     assert!(
         stored == text,
-        "testdata/format-1.json is not what this code makes: the format has changed"
+        "testdata/{name} is not what this code makes: the format has changed"
     );
 }
 
@@ -139,11 +166,11 @@ fn the_packed_vectors_are_what_this_code_makes() {
     );
 }
 
-async fn make() -> Value {
+async fn make(origin: &str, succession: Option<Succession>) -> Value {
     let ids = Arc::new(TestIds::new(1));
     let clock = Arc::new(TestClock::default());
     let auditor = AuditorKey::new(SecretKey::new([0x41; 32]));
-    let keys = Arc::new(KeyRing::generate(ORIGIN, auditor.public(), &*ids).unwrap());
+    let keys = Arc::new(KeyRing::generate(origin, auditor.public(), &*ids).unwrap());
     let ring = keys.to_file_bytes(&Protection::None, &*ids).unwrap();
     let ring: Value = serde_json::from_slice(&ring).unwrap();
     let store = MemoryStore::new();
@@ -155,6 +182,7 @@ async fn make() -> Value {
         options.clock = Arc::clone(&clock) as _;
         options.ids = Arc::clone(&ids) as _;
         options.build = "vectors/1".into();
+        options.succession.clone_from(&succession);
         options.state_dir = Some(state.path().to_owned());
         // Only the closing of the log publishes, so that the checkpoints are always the same.
         options.publish = Duration::from_secs(3600);
@@ -200,7 +228,11 @@ async fn make() -> Value {
                     .collect::<Vec<_>>()
             );
             if entry.event == entries_with_disclosure(&contents.rows) {
-                let field = opened.disclose("attributes/gen_ai.request.model").unwrap();
+                let field = match &succession {
+                    Some(_) => "attributes/audit.rollback.reason",
+                    None => "attributes/gen_ai.request.model",
+                };
+                let field = opened.disclose(field).unwrap();
                 out["disclosed"] = json!({
                     "name": field.name, "position": field.position, "proof": field.proof,
                     "salt": field.salt, "value": String::from_utf8(field.value).unwrap(),
