@@ -6,13 +6,14 @@
 //!   `synchronous=FULL`: one transaction per batch, on the disk when it returns.
 //! - Several processes that write to one file and queue for it, so that none starves beside a busy one.
 //! - Reading a file that nobody may write to: a copy without SQLite's side files, a read-only directory.
+//! - Copying the file while it is written to ([`SqliteStore::backup`]), and putting a copy in a lost store's place.
 //! - Erasing so that the bytes are gone from the file and from its write-ahead log.
 //!
 //! # Out of scope
 //!
 //! - What an entry means, hashing and encryption: the log does these, above the store.
 //! - Network file systems: SQLite's write-ahead log needs shared memory, and the queue needs file locks.
-//! - Copies, backups and file-system snapshots, which keep what is erased here.
+//! - What is erased here and still stands in earlier copies, backups and file-system snapshots.
 //!
 //! # Example
 //!
@@ -39,6 +40,7 @@
 //! `log.db-shm` (SQLite's), `log.db.queue.lock`, `log.db.write.lock` and `log.db.publisher.lock` (empty; their locks
 //! count, not their presence).
 
+mod backup;
 mod failure;
 mod layout;
 mod locks;
@@ -67,6 +69,7 @@ use tokio::sync::{Mutex, watch};
 use tokio::task::{block_in_place, spawn_blocking};
 use uuid::Uuid;
 
+pub use backup::Backup;
 use locks::PublisherLease;
 use query::Db;
 use readers::Readers;

@@ -7,6 +7,7 @@
 )]
 
 mod appending;
+mod backup;
 mod conformance;
 mod crash;
 mod erasure;
