@@ -45,6 +45,14 @@ pub(crate) enum Command {
     Bundle(BundleArgs),
     /// Write the whole log, still encrypted, into one file, which `audit-verify` checks without this host
     Export(ExportArgs),
+    /// Copy the log to another store, whatever the two engines are; a copy that was cut goes on
+    Copy(CopyArgs),
+    /// Follow the log with a second store until stopped
+    Mirror(MirrorArgs),
+    /// Copy a store that is one file (SQLite) while it is written to, and verify the copy
+    Backup(BackupArgs),
+    /// Put a backup in the place of a lost store (SQLite)
+    Restore(RestoreArgs),
     /// Print the latest signed checkpoint
     Checkpoint,
     /// Check keys, store, clock, free disk space and permissions
@@ -276,6 +284,92 @@ pub(crate) struct ExportArgs {
     /// Leave the encrypted content out: smaller, and the verifier says that it didn't check it
     #[arg(long)]
     pub(crate) without_parts: bool,
+}
+
+#[derive(Debug, Args)]
+pub(crate) struct CopyArgs {
+    /// The store to copy from [default: the log's store]
+    #[arg(long, value_name = "URL")]
+    pub(crate) from: Option<String>,
+    /// The store to copy to; made if there is none, continued if it has a part of the log
+    #[arg(long, value_name = "URL")]
+    pub(crate) to: String,
+    /// Public key of the log, or @FILE [default: from the configuration file]
+    #[arg(long, value_name = "VKEY")]
+    pub(crate) vkey: Option<String>,
+    /// Leaf hash of the log's first entry [default: from the configuration file]
+    #[arg(long, value_name = "HASH")]
+    pub(crate) opened: Option<String>,
+    /// Copy only what a checkpoint commits to
+    #[arg(long)]
+    pub(crate) published: bool,
+    /// Go on with new entries as they come, until interrupted
+    #[arg(long, short = 'f')]
+    pub(crate) follow: bool,
+    /// The summary as JSON (docs/moving.md)
+    #[arg(long)]
+    pub(crate) json: bool,
+}
+
+#[derive(Debug, Args)]
+pub(crate) struct MirrorArgs {
+    /// The mirror's store; made if there is none [default: `url` in the section `[mirror]` of the configuration file]
+    #[arg(
+        long,
+        value_name = "URL",
+        help = "The mirror's store; made if there is none [default: url in the section mirror of the configuration file]"
+    )]
+    pub(crate) to: Option<String>,
+    /// Public key of the log, or @FILE [default: from the configuration file]
+    #[arg(long, value_name = "VKEY")]
+    pub(crate) vkey: Option<String>,
+}
+
+#[derive(Debug, Args)]
+pub(crate) struct BackupArgs {
+    /// The file to write; it must not exist
+    #[arg(long, value_name = "FILE")]
+    pub(crate) to: PathBuf,
+    /// Public key of the log, or @FILE [default: from the configuration file]
+    #[arg(long, value_name = "VKEY")]
+    pub(crate) vkey: Option<String>,
+    /// Leaf hash of the log's first entry [default: from the configuration file]
+    #[arg(long, value_name = "HASH")]
+    pub(crate) opened: Option<String>,
+}
+
+#[derive(Debug, Args)]
+pub(crate) struct RestoreArgs {
+    /// The backup
+    #[arg(long, value_name = "FILE")]
+    pub(crate) from: PathBuf,
+    /// Public key of the log, or @FILE [default: from the configuration file]
+    #[arg(long, value_name = "VKEY")]
+    pub(crate) vkey: Option<String>,
+    /// Leaf hash of the log's first entry [default: from the configuration file]
+    #[arg(long, value_name = "HASH")]
+    pub(crate) opened: Option<String>,
+    /// A signed checkpoint that was kept elsewhere, which the backup must hold; can be given several times
+    #[arg(long, value_name = "FILE")]
+    pub(crate) checkpoint: Vec<PathBuf>,
+    /// Published entries are lost for good: restore what is left, and open a successor log that says so
+    #[arg(long, requires_all = ["reason", "by", "successor", "successor_origin"])]
+    pub(crate) accept_rollback: bool,
+    /// Why the entries are lost
+    #[arg(long, value_name = "TEXT", requires = "accept_rollback")]
+    pub(crate) reason: Option<String>,
+    /// Who accepts it
+    #[arg(long, value_name = "ID", requires = "accept_rollback")]
+    pub(crate) by: Option<String>,
+    /// New folder for the successor's configuration, keys and store
+    #[arg(long, value_name = "DIR", requires = "accept_rollback")]
+    pub(crate) successor: Option<PathBuf>,
+    /// Name of the successor in checkpoints; another one than the log's
+    #[arg(long, value_name = "NAME", requires = "accept_rollback")]
+    pub(crate) successor_origin: Option<String>,
+    /// Don't seal the successor's key ring with a passphrase
+    #[arg(long, requires = "accept_rollback")]
+    pub(crate) no_passphrase: bool,
 }
 
 #[derive(Debug, Args)]

@@ -30,6 +30,23 @@ pub(crate) struct ConfigFile {
     pub(crate) opened: Option<String>,
     #[serde(default, skip_serializing_if = "ServeFile::is_empty")]
     pub(crate) serve: ServeFile,
+    #[serde(default, skip_serializing_if = "MirrorFile::is_empty")]
+    pub(crate) mirror: MirrorFile,
+}
+
+/// The section `mirror`.
+#[derive(Debug, Clone, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub(crate) struct MirrorFile {
+    /// The store that follows the log.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub(crate) url: Option<String>,
+}
+
+impl MirrorFile {
+    fn is_empty(&self) -> bool {
+        *self == Self::default()
+    }
 }
 
 /// The section `serve`.
@@ -125,6 +142,7 @@ pub(crate) struct Settings {
     pub(crate) vkey: Option<Setting<String>>,
     pub(crate) opened: Option<Setting<String>>,
     pub(crate) serve: ServeFile,
+    pub(crate) mirror: MirrorFile,
 }
 
 impl Settings {
@@ -199,6 +217,7 @@ impl Settings {
             key,
             state_dir,
             serve: file.serve,
+            mirror: file.mirror,
         })
     }
 

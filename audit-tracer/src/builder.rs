@@ -249,6 +249,7 @@ impl Builder {
             state_dir: self.state_dir_or_none()?,
             auditor,
             passphrase,
+            succession: None,
         }
         .create()
         .await

@@ -5,7 +5,7 @@ use std::sync::Arc;
 
 use audit_core::chain::{AuditorKey, AuditorPublicKey};
 use audit_core::keyring::{AuditorKeyFile, KdfCost, KeyRing, KeyUri, Passphrase, Protection};
-use audit_core::log::{Log, LogOptions, StateFile};
+use audit_core::log::{Log, LogOptions, StateFile, Succession};
 use audit_core::store::Store;
 use audit_core::time::System;
 use audit_core::{Error, Result};
@@ -56,6 +56,8 @@ pub struct NewLog {
     /// Seals the key ring's file; `None`: the file is readable to whoever reads the disk. Must be `None` for keys that
     /// don't go into a file.
     pub passphrase: Option<Passphrase>,
+    /// The log that this one succeeds, if it does, because entries of that one are lost for good.
+    pub succession: Option<Succession>,
 }
 
 /// A log that was made. Carry [`vkey`](Self::vkey), [`opened`](Self::opened) and the auditor's key away: who verifies
@@ -180,6 +182,7 @@ impl NewLog {
         files.extend(state.map(|state| state.path().to_owned()));
         let mut options = LogOptions::new(store, Arc::clone(&keys));
         options.state_dir = self.state_dir;
+        options.succession = self.succession;
         let log = Log::create(options).await?;
         let reader = log.reader();
         log.close().await?;

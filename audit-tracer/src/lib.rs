@@ -58,6 +58,7 @@
 //! }
 //! ```
 
+mod backup;
 mod builder;
 mod call;
 mod closing;
@@ -75,6 +76,7 @@ pub use audit_core::keyring::{KeyUri, Passphrase};
 pub use audit_core::log::Receipt;
 pub use audit_core::{Error, ErrorKind, Result};
 pub use audit_verify::{Check, CheckReport, CheckResult, Outcome, Verdict};
+pub use backup::Backup;
 pub use builder::Builder;
 pub use call::{CallRequest, CallResponse, LlmCall};
 pub use create::{Auditor, CreatedLog, NewLog, NewStore};

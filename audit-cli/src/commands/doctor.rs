@@ -79,6 +79,9 @@ pub(crate) async fn run(context: &Context) -> Result<u8> {
     if let Some(store) = &store {
         log(context, &**store, keys.as_ref(), &mut findings).await?;
     }
+    if let Some(store) = &store {
+        mirror(context, &**store, &mut findings).await?;
+    }
     auditor(context, &mut findings)?;
     space(context, &mut findings)?;
     output::note(&format!(
@@ -200,6 +203,64 @@ async fn store(
             )?;
             Ok(url.read().ok())
         }
+    }
+}
+
+/// Whether the configured mirror has the log's checkpoints.
+async fn mirror(context: &Context, store: &dyn ReadStore, findings: &mut Findings) -> Result<()> {
+    let Some(url) = &context.settings.mirror.url else {
+        return Ok(());
+    };
+    let shown = super::mirror::shown(url);
+    let read = match crate::context::store_url(url) {
+        Ok(url) => url.read().map_err(|e| chain(&e)),
+        Err(e) => Err(e.to_string().replace('\n', "; ")),
+    };
+    let mirror = match read {
+        Ok(mirror) => mirror,
+        Err(e) => {
+            return findings.warn(
+                "mirror",
+                &format!("{shown}: {e}"),
+                "a running `audit-trail serve` or `audit-trail mirror` makes it; check the address if it runs",
+            );
+        }
+    };
+    let both = async {
+        let theirs = mirror.latest_checkpoint().await?;
+        Ok::<_, audit_core::Error>((theirs, store.latest_checkpoint().await?))
+    };
+    let hint = "run `audit-trail copy --to URL`, which says what is wrong";
+    match both.await {
+        Ok((theirs, ours)) if theirs == ours => {
+            Findings::ok("mirror", &format!("{shown} has the latest checkpoint"))
+        }
+        Ok((theirs, ours)) => {
+            let vkey = context.vkey(None).ok();
+            let size = |note: Option<Vec<u8>>| {
+                let (note, vkey) = note.zip(vkey.as_ref())?;
+                let (checkpoint, _) =
+                    audit_tlog::checkpoint::open(&note, vkey.name(), vkey).ok()?;
+                Some(checkpoint.size)
+            };
+            match (size(theirs), size(ours)) {
+                (Some(theirs), Some(ours)) if theirs > ours => findings.fail(
+                    "mirror",
+                    &format!("{shown} has a checkpoint of {theirs} entries, the log one of {ours}"),
+                    "the log's store was rolled back: keep it as evidence, and copy the mirror to a new store",
+                ),
+                (theirs, ours) => findings.warn(
+                    "mirror",
+                    &format!(
+                        "{shown} has a checkpoint of {} entries, the log one of {}",
+                        theirs.unwrap_or_default(),
+                        ours.unwrap_or_default()
+                    ),
+                    "it is behind: `audit-trail copy --to URL` brings it up, and says what is wrong if it can't",
+                ),
+            }
+        }
+        Err(e) => findings.fail("mirror", &format!("{shown}: {}", chain(&e)), hint),
     }
 }
 

@@ -9,7 +9,7 @@ use std::sync::Arc;
 use audit_core::ErrorKind;
 use audit_core::chain::AuditorPublicKey;
 use audit_core::keyring::{AuditorKeyFile, KeyRing, KeyUri, Passphrase, PassphraseSource as _};
-use audit_core::log::StateFile;
+use audit_core::log::{StateFile, Succession};
 use audit_core::time::{IdSource as _, System};
 use audit_tlog::Hash;
 use audit_tracer::{Auditor, NewLog, NewStore};
@@ -34,6 +34,8 @@ pub(crate) struct Wanted {
     /// The public key of an auditor, or where to put a new key pair.
     pub(crate) auditor: Result<AuditorPublicKey, PathBuf>,
     pub(crate) passphrase: Option<Passphrase>,
+    /// The log that it succeeds.
+    pub(crate) succession: Option<Succession>,
 }
 
 /// What was made.
@@ -98,6 +100,7 @@ pub(crate) async fn run(settings: &Settings, args: &InitArgs) -> Result<u8> {
         config: config.clone(),
         auditor,
         passphrase,
+        succession: None,
     };
     let auditor_file = wanted.auditor.as_ref().err().cloned();
     let shown = [wanted.store_url.clone(), wanted.key_uri.clone()];
@@ -164,6 +167,7 @@ pub(crate) async fn make_log(wanted: Wanted) -> Result<Made> {
             Err(path) => Auditor::NewKeyFile(path),
         },
         passphrase: wanted.passphrase,
+        succession: wanted.succession,
     }
     .create()
     .await
@@ -262,7 +266,7 @@ fn default_origin() -> String {
 }
 
 /// The passphrase for new key files: from where a later start finds it, else asked for twice.
-fn new_passphrase() -> Result<Passphrase> {
+pub(super) fn new_passphrase() -> Result<Passphrase> {
     let hint = "set AUDIT_TRAIL_PASSPHRASE_FILE to a file with the passphrase, use the systemd credential \
                 audit-trail-passphrase, run this in a terminal, or say --no-passphrase";
     let unattended = audit_core::keyring::EnvironmentPassphrase::new(crate::context::environment);

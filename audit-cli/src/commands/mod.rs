@@ -1,14 +1,18 @@
 //! The commands.
 
+mod backup;
 mod bundle;
 mod checkpoint;
 mod config;
+mod copy;
 mod doctor;
 mod emit;
 mod export;
 mod init;
 mod log;
+mod mirror;
 mod prove;
+mod restore;
 mod serve;
 mod show;
 mod verify;
@@ -51,6 +55,10 @@ pub(crate) fn run(cli: Cli) -> Result<u8> {
         Command::Prove(args) => block_on(prove::run(&context()?, &args)),
         Command::Bundle(args) => block_on(bundle::run(&context()?, &args)),
         Command::Export(args) => block_on(export::run(&context()?, &args)),
+        Command::Copy(args) => block_on(copy::run(&context()?, &args)),
+        Command::Mirror(args) => block_on(mirror::run(&context()?, &args)),
+        Command::Backup(args) => block_on(backup::run(&context()?, &args)),
+        Command::Restore(args) => block_on(restore::run(&context()?, &args)),
         Command::Checkpoint => block_on(checkpoint::run(&context()?)),
         Command::Doctor => block_on(doctor::run(&context()?)),
         Command::Demo(args) => block_on(crate::demo::run(&args)),
@@ -72,7 +80,8 @@ pub(crate) fn check_config(path: &std::path::Path) -> Result<()> {
     };
     let home = |name: &str| (name == "HOME").then(|| "/nonexistent".into());
     let settings = Settings::load(&flags, &home, true)?;
-    serve::check(&settings)
+    serve::check(&settings)?;
+    mirror::check(&settings)
 }
 
 fn block_on(command: impl Future<Output = Result<u8>>) -> Result<u8> {

@@ -140,10 +140,30 @@ pub(crate) async fn run(context: &Context, args: &ServeArgs) -> Result<u8> {
     let config = checked(&context.settings, args)?;
     let public = !config.listen.ip().is_loopback();
     let upstreams = config.upstreams.clone();
+    super::mirror::check(&context.settings)?;
+    // The mirror reads with a handle of its own, so that nothing of it waits for the writer or holds it up.
+    let mirrored = match &context.settings.mirror.url {
+        Some(_) => Some(context.store_url()?.read()?),
+        None => None,
+    };
     let log = context.log().await?;
+    let mirror = mirrored.map(|source| super::mirror::beside(context, source));
+    let mirror = match mirror.transpose() {
+        Ok(mirror) => mirror.flatten(),
+        Err(e) => {
+            // The log matters more than its copy.
+            output::note(&format!("warning: nothing is mirrored: {e}"));
+            None
+        }
+    };
     let outcome = serve(config, &log, public, &upstreams).await;
     // The run is closed whatever happened, so that the log says that it ended in order.
     let closed = log.close().await;
+    if let Some(mirror) = mirror
+        && let Err(e) = mirror.stop().await
+    {
+        output::note(&format!("warning: {}", output::printable(&e.to_string())));
+    }
     let code = outcome?;
     closed?;
     output::note("stopped; the log is closed");
@@ -194,7 +214,7 @@ async fn serve(
 }
 
 /// SIGTERM or SIGINT.
-async fn stopped() {
+pub(super) async fn stopped() {
     use tokio::signal::unix::{SignalKind, signal};
     let interrupt = tokio::signal::ctrl_c();
     match signal(SignalKind::terminate()) {

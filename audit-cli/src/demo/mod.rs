@@ -131,6 +131,7 @@ async fn make(folder: &Path, store_path: &Path) -> Result<Made> {
         config: folder.join(CONFIG_NAME),
         auditor: Err(folder.join("auditor.key")),
         passphrase: None,
+        succession: None,
     })
     .await
 }

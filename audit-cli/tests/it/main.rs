@@ -15,6 +15,7 @@ mod full_disk;
 mod init;
 mod keyring;
 mod layout_1;
+mod moving;
 mod power_cut;
 mod read;
 mod serve;
