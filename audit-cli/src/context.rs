@@ -60,7 +60,7 @@ impl Context {
 
     /// Options for a writer run.
     pub(crate) fn log_options(&self) -> Result<LogOptions> {
-        let store = self.store_url()?.in_place().open()?;
+        let store = self.store_url()?.open()?;
         let mut options = LogOptions::new(store, self.keys()?);
         options.state_dir = Some(self.settings.state_dir.value.clone());
         Ok(options)

@@ -50,7 +50,6 @@ mod write;
 
 use std::fmt;
 use std::ops::Range;
-use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 use std::time::Duration;
@@ -64,9 +63,7 @@ use audit_core::token::Token;
 use audit_core::{Error, ErrorKind, Result};
 use audit_tlog::Hash;
 use audit_tlog::tile::TileId;
-use tokio::runtime::{Handle, RuntimeFlavor};
 use tokio::sync::{Mutex, watch};
-use tokio::task::{block_in_place, spawn_blocking};
 use uuid::Uuid;
 
 pub use backup::Backup;
@@ -100,7 +97,6 @@ pub struct SqliteStore {
     writer: Option<Arc<Mutex<Writer>>>,
     /// The size after the last append through this store, for those who wait for growth.
     grown: watch::Sender<u64>,
-    in_place: bool,
 }
 
 impl fmt::Debug for SqliteStore {
@@ -179,21 +175,7 @@ impl SqliteStore {
             readers,
             writer,
             grown,
-            in_place: false,
         })
-    }
-
-    /// Writes on the thread that asks, as long as no other process is writing, instead of on a thread for blocking work:
-    /// a lone commit then takes two changes of threads less. Tokio moves the thread's other tasks to another one
-    /// meanwhile ([`block_in_place`](tokio::task::block_in_place)), but what runs in the same task stands still until the
-    /// commit is on the disk, timeouts too.
-    ///
-    /// It has an effect in tokio's multi-thread runtime only, and must not be used within a
-    /// [`LocalSet`](tokio::task::LocalSet), where tokio panics. So it is off unless who made the runtime turns it on.
-    #[must_use]
-    pub fn write_in_place(mut self, in_place: bool) -> Self {
-        self.in_place = in_place;
-        self
     }
 
     /// The file, by its real name.
@@ -225,12 +207,7 @@ impl SqliteStore {
     ) -> Result<T> {
         let writer = self.writer()?;
         let writer = Arc::clone(writer).lock_owned().await;
-        let multi = || Handle::current().runtime_flavor() == RuntimeFlavor::MultiThread;
-        if self.in_place && multi() && writer.take_ahead()? {
-            let written = block_in_place(|| catch_unwind(AssertUnwindSafe(|| write(&writer))));
-            return written.map_err(|_e| Error::new(ErrorKind::Unknown, "a write panicked"))?;
-        }
-        spawn_blocking(move || write(&writer))
+        tokio::task::spawn_blocking(move || write(&writer))
             .await
             .map_err(|e| Error::new(ErrorKind::Unknown, "a write was stopped").because(e))?
     }

@@ -2,7 +2,6 @@
 //!
 //! The operating system releases a lock when its holder dies. The files stay.
 
-use std::cell::Cell;
 use std::fs::{self, File, TryLockError};
 use std::io;
 use std::path::{Path, PathBuf};
@@ -31,8 +30,6 @@ fn open(path: PathBuf) -> Result<(PathBuf, File)> {
 pub(crate) struct Queue {
     q: (PathBuf, File),
     x: (PathBuf, File),
-    /// X was taken ahead, for the next turn.
-    taken: Cell<bool>,
 }
 
 /// The right to write; ends when dropped.
@@ -44,29 +41,11 @@ impl Queue {
         Ok(Self {
             q: open(beside(path, ".queue.lock"))?,
             x: open(beside(path, ".write.lock"))?,
-            taken: Cell::new(false),
         })
-    }
-
-    /// Takes the right to write for the next turn, if nobody has it or waits for it.
-    pub(crate) fn take_ahead(&self) -> Result<bool> {
-        let Some(queued) = try_lock(&self.q)? else {
-            return Ok(false);
-        };
-        if let Some(turn) = try_lock(&self.x)? {
-            self.taken.set(true);
-            // It ends with the next turn.
-            std::mem::forget(turn);
-        }
-        drop(queued);
-        Ok(self.taken.get())
     }
 
     /// Waits for the right to write.
     pub(crate) fn turn(&self) -> Result<Turn<'_>> {
-        if self.taken.replace(false) {
-            return Ok(Turn(&self.x.1));
-        }
         let queued = lock(&self.q)?;
         let turn = lock(&self.x)?;
         drop(queued);
@@ -81,14 +60,6 @@ fn lock((path, file): &(PathBuf, File)) -> Result<Turn<'_>> {
             Err(e) if e.kind() == io::ErrorKind::Interrupted => {}
             Err(e) => return Err(failure::file("locking", path, e)),
         }
-    }
-}
-
-fn try_lock((path, file): &(PathBuf, File)) -> Result<Option<Turn<'_>>> {
-    match file.try_lock() {
-        Ok(()) => Ok(Some(Turn(file))),
-        Err(TryLockError::WouldBlock) => Ok(None),
-        Err(TryLockError::Error(e)) => Err(failure::file("locking", path, e)),
     }
 }
 

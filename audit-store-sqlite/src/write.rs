@@ -56,11 +56,6 @@ impl Writer {
         })
     }
 
-    /// Takes the right to write for the next write, if no other process has it or waits for it.
-    pub(crate) fn take_ahead(&self) -> Result<bool> {
-        self.queue.take_ahead()
-    }
-
     /// Refuses to write to a file that was deleted or replaced: it would be gone with this process.
     fn check_named(&self) -> Result<()> {
         if inode_at(&self.path)? == self.inode {

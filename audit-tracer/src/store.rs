@@ -24,7 +24,6 @@ use audit_core::{Error, Result};
 #[derive(Clone)]
 pub struct StoreUrl {
     engine: Engine,
-    in_place: bool,
 }
 
 #[derive(Clone)]
@@ -47,7 +46,6 @@ impl FromStr for StoreUrl {
             let path = audit_store_sqlite::parse_url(url)?;
             return Ok(Self {
                 engine: Engine::Sqlite(path),
-                in_place: false,
             });
         }
         let built: Vec<String> = SCHEMES
@@ -103,14 +101,6 @@ impl StoreUrl {
         }
     }
 
-    /// For programs whose runtime is tokio's multi-thread runtime, without a `LocalSet`: stores that write to files of
-    /// this machine do so on the thread that asks, which spares changes of threads. Has an effect on [`open`](Self::open).
-    #[must_use]
-    pub fn in_place(mut self) -> Self {
-        self.in_place = true;
-        self
-    }
-
     /// Opens it for writing.
     ///
     /// # Errors
@@ -119,13 +109,10 @@ impl StoreUrl {
     pub fn open(&self) -> Result<Arc<dyn Store>> {
         match self.engine {
             #[cfg(feature = "sqlite")]
-            Engine::Sqlite(ref path) => Ok(Arc::new(
-                audit_store_sqlite::SqliteStore::open(
-                    path,
-                    audit_store_sqlite::OpenMode::ReadWrite,
-                )?
-                .write_in_place(self.in_place),
-            )),
+            Engine::Sqlite(ref path) => Ok(Arc::new(audit_store_sqlite::SqliteStore::open(
+                path,
+                audit_store_sqlite::OpenMode::ReadWrite,
+            )?)),
         }
     }
 
