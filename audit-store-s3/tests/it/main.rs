@@ -1,1 +1,10 @@
-//! The store against a real server.
+//! The S3 store, on a real server: the contract, opening, hostile buckets, races, lost answers, erasure, static files.
+
+#![expect(
+    clippy::unwrap_used,
+    clippy::panic,
+    reason = "in a test a panic is the report, in its helpers too"
+)]
+
+mod conformance;
+mod support;

@@ -1,0 +1,149 @@
+//! Erasing and rewrapping: side packs are written anew, and nothing of the old ones stays.
+
+use std::collections::{BTreeMap, BTreeSet};
+
+use audit_core::datakey::KeyRecord;
+use audit_core::{Error, Result};
+use bytes::Bytes;
+use uuid::Uuid;
+
+use crate::names;
+use crate::shared::Shared;
+use crate::side::Side;
+
+impl Shared {
+    /// See [`audit_core::store::Store::rewrap`].
+    pub(crate) async fn rewrap(&self, records: &[KeyRecord]) -> Result<()> {
+        self.log_or_invalid().await?;
+        if records.is_empty() {
+            return Ok(());
+        }
+        let new: BTreeMap<Uuid, &KeyRecord> = records.iter().map(|key| (key.id, key)).collect();
+        // All of them are looked up before the first is written.
+        let mut missing: BTreeSet<Uuid> = new.keys().copied().collect();
+        let mut affected = Vec::new();
+        self.each_batch_side(|side| {
+            let mut has = false;
+            for key in &side.keys {
+                has |= new.contains_key(&key.id);
+                missing.remove(&key.id);
+            }
+            if has {
+                affected.push(side.number);
+            }
+        })
+        .await?;
+        if let Some(id) = missing.first() {
+            return Err(Error::invalid(format!("data key {id} has no record")));
+        }
+        self.change(&affected, |side| {
+            let mut changed = false;
+            for key in &mut side.keys {
+                if let Some(record) = new.get(&key.id)
+                    && *key != **record
+                {
+                    *key = (*record).clone();
+                    changed = true;
+                }
+            }
+            changed
+        })
+        .await
+    }
+
+    /// See [`audit_core::store::Store::erase`].
+    pub(crate) async fn erase(&self, keys: &[Uuid], indexes: &[u64]) -> Result<()> {
+        self.log_or_invalid().await?;
+        let Some(tip) = self.tip().await? else {
+            return Ok(());
+        };
+        let keys: BTreeSet<Uuid> = keys.iter().copied().collect();
+        let mut affected = BTreeSet::new();
+        for index in indexes.iter().filter(|index| **index < tip.end()) {
+            affected.insert(self.locate(*index, &tip).await?);
+        }
+        if !keys.is_empty() {
+            self.each_batch_side(|side| {
+                if side.keys.iter().any(|key| keys.contains(&key.id)) {
+                    affected.insert(side.number);
+                }
+            })
+            .await?;
+        }
+        let affected: Vec<u64> = affected.into_iter().collect();
+        self.change(&affected, |side| {
+            let before = side.keys.len();
+            side.keys.retain(|key| !keys.contains(&key.id));
+            let mut changed = side.keys.len() < before;
+            for index in indexes {
+                if let Some(row) = side.row_mut(*index) {
+                    changed |= row.tokens.is_some() || !row.erased;
+                    row.tokens = None;
+                    row.erased = true;
+                }
+            }
+            changed
+        })
+        .await
+    }
+
+    async fn each_batch_side(&self, mut see: impl FnMut(&Side) + Send) -> Result<()> {
+        let Some(tip) = self.tip().await? else {
+            return Ok(());
+        };
+        self.read_changes().await?;
+        for number in 0..=tip.number {
+            let header = self.header(number).await?;
+            if !header.skipped {
+                see(&*self.side(&header).await?);
+            }
+        }
+        Ok(())
+    }
+
+    /// Writes the side packs of some batches anew, and removes all that was written before.
+    async fn change(
+        &self,
+        numbers: &[u64],
+        mut change: impl FnMut(&mut Side) -> bool + Send,
+    ) -> Result<()> {
+        for number in numbers {
+            let header = self.header(*number).await?;
+            if header.skipped {
+                continue;
+            }
+            // Never from memory: another process may have changed it.
+            let mut side = self.read_side(&header).await?;
+            if change(&mut side) {
+                let name = names::side(side.number, &side.nonce);
+                self.bucket.put(&name, side.encode()?.into()).await?;
+            }
+        }
+        // Dying here: what was read before is still used by others, and old versions are there. The same call goes on.
+        let changes = self.read_changes().await? + 1;
+        let bytes = Bytes::copy_from_slice(&changes.to_be_bytes());
+        self.bucket.put(names::CHANGES, bytes).await?;
+        self.read_changes().await?;
+        self.sweep(names::RUNS, true).await?;
+        self.sweep(names::SIDES, false).await
+    }
+
+    /// Deletes every version with a beginning for good, or all but the newest of each key.
+    async fn sweep(&self, beginning: &str, newest_too: bool) -> Result<()> {
+        let mut from = None;
+        loop {
+            let (versions, next) = self.bucket.versions(beginning, from.as_ref()).await?;
+            for version in versions {
+                // A marker that is the newest would hide nothing that is wanted: nobody deletes these by name.
+                if newest_too || !version.latest || version.marker {
+                    self.bucket.delete(&version.key, Some(&version.id)).await?;
+                }
+            }
+            match next {
+                Some(mark) => from = Some(mark),
+                None => return Ok(()),
+            }
+        }
+    }
+}
+
