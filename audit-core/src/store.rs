@@ -2,6 +2,7 @@
 
 use std::fmt;
 use std::ops::Range;
+use std::time::Duration;
 
 use async_trait::async_trait;
 use audit_tlog::Hash;
@@ -154,6 +155,11 @@ pub struct Capabilities {
     pub several_writers: bool,
     /// The engine refuses deletion for a time that is set per object.
     pub retention_lock: bool,
+    /// [`Store::erase`] deletes the stored parts too. Where it doesn't, the ciphertexts stay, they are not handed out any
+    /// more, and what makes them unreadable is that their data key is gone. A verifier excuses nothing because of this.
+    pub erases_parts: bool,
+    /// How long a batch should wait for company, because each one costs requests; `None` where it costs little.
+    pub linger: Option<Duration>,
 }
 
 /// What makes a store a log's store.

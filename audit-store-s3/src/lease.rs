@@ -54,6 +54,21 @@ impl Shared {
     /// See [`audit_core::store::Store::publisher_lease`].
     pub(crate) async fn publisher_lease(self: &Arc<Self>) -> Result<Option<PublisherLease>> {
         self.log_or_invalid().await?;
+        // Whoever gives the lease back may do so between reading and writing here; then the next look shows it free.
+        for _ in 0..3 {
+            match self.take_lease().await? {
+                Took::Lease(lease) => {
+                    self.repair_checkpoint().await?;
+                    return Ok(Some(lease));
+                }
+                Took::Held => return Ok(None),
+                Took::Changed => {}
+            }
+        }
+        Ok(None)
+    }
+
+    async fn take_lease(self: &Arc<Self>) -> Result<Took> {
         let there = self.bucket.get(names::LEASE).await?;
         let (etag, counter) = match &there {
             None => (None, 0),
@@ -61,7 +76,7 @@ impl Shared {
                 let body: Body = canonical::from_slice(&object.bytes, "the object `lease`")?;
                 let free = body.holder.0 == NOBODY || locked(&DROPPED).contains(&body.holder.0);
                 if !free && !self.has_run_out(&body) {
-                    return Ok(None);
+                    return Ok(Took::Held);
                 }
                 (object.etag.clone(), body.counter)
             }
@@ -78,8 +93,10 @@ impl Shared {
             .bucket
             .swap(names::LEASE, etag.as_deref(), body.encode()?)
             .await?;
-        let Some(etag) = swapped else { return Ok(None) };
-        let lease = PublisherLease {
+        let Some(etag) = swapped else {
+            return Ok(Took::Changed);
+        };
+        Ok(Took::Lease(PublisherLease {
             shared: Arc::clone(self),
             holder,
             state: tokio::sync::Mutex::new(Some(State {
@@ -88,9 +105,7 @@ impl Shared {
                 since,
             })),
             runtime: Handle::try_current().ok(),
-        };
-        self.repair_checkpoint().await?;
-        Ok(Some(lease))
+        }))
     }
 
     /// Whether the counter has stood still for longer than a lease lasts, as far as this process watched.
@@ -106,6 +121,12 @@ impl Shared {
         }
         run_out
     }
+}
+
+enum Took {
+    Lease(PublisherLease),
+    Held,
+    Changed,
 }
 
 #[derive(Debug)]

@@ -158,6 +158,8 @@ impl ReadStore for S3Store {
             retention_lock: log.map_or(!self.shared.without_object_lock, |log| {
                 log.retain_days.is_some()
             }),
+            erases_parts: false,
+            linger: self.shared.linger,
         }
     }
 

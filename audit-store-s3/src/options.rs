@@ -39,6 +39,10 @@ pub struct S3Options {
     pub without_object_lock: bool,
     /// For how many days a log made now locks what it writes.
     pub retain_days: u32,
+    /// How long a batch waits for company, because each one takes at least two requests; `None`: not at all.
+    pub linger: Option<Duration>,
+    /// How long the server may be silent in the middle of an answer.
+    pub timeout: Duration,
     /// The clock.
     pub clock: Arc<dyn Clock>,
     /// Random bytes.
@@ -68,6 +72,8 @@ impl S3Options {
             allow_http: false,
             without_object_lock: false,
             retain_days: RETAIN_DAYS,
+            linger: Some(Duration::from_millis(250)),
+            timeout: Duration::from_secs(20),
             clock: Arc::new(System),
             ids: Arc::new(System),
         }
@@ -171,7 +177,7 @@ impl S3Options {
 
     pub(crate) fn connect(&self) -> Result<Bucket> {
         self.check()?;
-        let connector = Connector::new(Arc::clone(&self.clock))?;
+        let connector = Connector::new(Arc::clone(&self.clock), self.timeout)?;
         let mut builder = AmazonS3Builder::from_env();
         let profile = profile::read()?;
         if let Some((id, secret, token)) = profile.keys

@@ -3,6 +3,7 @@
 use std::collections::{BTreeMap, VecDeque};
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::time::Duration;
 
 use audit_core::store::{Head, Tile};
 use audit_core::time::{Clock, IdSource};
@@ -33,6 +34,7 @@ pub(crate) struct Shared {
     pub(crate) ids: Arc<dyn IdSource>,
     pub(crate) without_object_lock: bool,
     pub(crate) retain_days: u32,
+    pub(crate) linger: Option<Duration>,
     log: Mutex<Option<LogObject>>,
     pub(crate) last_tip: Mutex<Option<Arc<Header>>>,
     /// The latest checkpoint that was seen: its size, and the note.
@@ -80,6 +82,7 @@ impl Shared {
             ids: Arc::clone(&options.ids),
             without_object_lock: options.without_object_lock,
             retain_days: options.retain_days,
+            linger: options.linger,
             log: Mutex::default(),
             last_tip: Mutex::default(),
             latest: Mutex::default(),

@@ -15,8 +15,6 @@ use rustls::{ClientConfig, RootCertStore};
 
 /// Connecting, name and TLS included.
 const CONNECT: Duration = Duration::from_secs(5);
-/// Between two reads of an answer.
-const READ: Duration = Duration::from_secs(20);
 /// AWS refuses a request whose time differs from its own by more.
 pub(crate) const SKEW_MAX_SECONDS: i64 = 15 * 60;
 
@@ -47,7 +45,7 @@ pub(crate) struct Connector {
 }
 
 impl Connector {
-    pub(crate) fn new(clock: Arc<dyn Clock>) -> Result<Self> {
+    pub(crate) fn new(clock: Arc<dyn Clock>, timeout: Duration) -> Result<Self> {
         let mut roots = RootCertStore::empty();
         // Some of the system's certificates may be unusable; where none is left, TLS fails and says so.
         roots.add_parsable_certificates(rustls_native_certs::load_native_certs().certs);
@@ -61,7 +59,7 @@ impl Connector {
         let client = reqwest::Client::builder()
             .tls_backend_preconfigured(tls)
             .connect_timeout(CONNECT)
-            .read_timeout(READ)
+            .read_timeout(timeout)
             .redirect(reqwest::redirect::Policy::none())
             .build()
             .map_err(|e| Error::invalid("the HTTP client can't be made").because(e))?;

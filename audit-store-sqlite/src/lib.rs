@@ -227,6 +227,8 @@ impl ReadStore for SqliteStore {
             engine: "sqlite",
             several_writers: true,
             retention_lock: false,
+            erases_parts: true,
+            linger: None,
         }
     }
 

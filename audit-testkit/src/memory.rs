@@ -284,6 +284,8 @@ impl ReadStore for MemoryStore {
             engine: "memory",
             several_writers: true,
             retention_lock: false,
+            erases_parts: true,
+            linger: None,
         }
     }
 

@@ -10,7 +10,7 @@ use audit_core::{Error, Result};
 
 /// The store that a URL names: the one place where a backend is chosen by name.
 ///
-/// `sqlite:PATH`, with the feature `sqlite`.
+/// `sqlite:PATH`, with the feature `sqlite`; `s3://BUCKET/PREFIX?…`, with the feature `s3`.
 ///
 /// ```
 /// # #[cfg(feature = "sqlite")] {
@@ -30,10 +30,15 @@ pub struct StoreUrl {
 enum Engine {
     #[cfg(feature = "sqlite")]
     Sqlite(PathBuf),
+    #[cfg(feature = "s3")]
+    S3(Box<audit_store_s3::S3Options>),
 }
 
 /// Every scheme that is known, the engine behind it, and whether this build has it.
-const SCHEMES: [(&str, &str, bool); 1] = [("sqlite", "SQLite", cfg!(feature = "sqlite"))];
+const SCHEMES: [(&str, &str, bool); 2] = [
+    ("sqlite", "SQLite", cfg!(feature = "sqlite")),
+    ("s3", "S3", cfg!(feature = "s3")),
+];
 
 impl FromStr for StoreUrl {
     type Err = Error;
@@ -46,6 +51,13 @@ impl FromStr for StoreUrl {
             let path = audit_store_sqlite::parse_url(url)?;
             return Ok(Self {
                 engine: Engine::Sqlite(path),
+            });
+        }
+        #[cfg(feature = "s3")]
+        if scheme == Some("s3") {
+            let options = audit_store_s3::S3Options::parse_url(url)?;
+            return Ok(Self {
+                engine: Engine::S3(Box::new(options)),
             });
         }
         let built: Vec<String> = SCHEMES
@@ -98,6 +110,9 @@ impl StoreUrl {
             Engine::Sqlite(ref path) => Ok(Arc::new(audit_store_sqlite::SqliteStore::create_file(
                 path,
             )?)),
+            // Nothing is made before the log is: whether there is one already shows then.
+            #[cfg(feature = "s3")]
+            Engine::S3(ref options) => Ok(Arc::new(audit_store_s3::S3Store::new(options)?)),
         }
     }
 
@@ -113,6 +128,8 @@ impl StoreUrl {
                 path,
                 audit_store_sqlite::OpenMode::ReadWrite,
             )?)),
+            #[cfg(feature = "s3")]
+            Engine::S3(ref options) => Ok(Arc::new(audit_store_s3::S3Store::new(options)?)),
         }
     }
 
@@ -128,6 +145,8 @@ impl StoreUrl {
                 path,
                 audit_store_sqlite::OpenMode::ReadOnly,
             )?)),
+            #[cfg(feature = "s3")]
+            Engine::S3(ref options) => Ok(Arc::new(audit_store_s3::S3Store::new(options)?)),
         }
     }
 
@@ -151,6 +170,8 @@ impl StoreUrl {
                 file.into()
             })
             .collect(),
+            #[cfg(feature = "s3")]
+            Engine::S3(_) => Vec::new(),
         }
     }
 
@@ -160,6 +181,8 @@ impl StoreUrl {
         match self.engine {
             #[cfg(feature = "sqlite")]
             Engine::Sqlite(ref path) => Some(path),
+            #[cfg(feature = "s3")]
+            Engine::S3(_) => None,
         }
     }
 }
@@ -188,6 +211,17 @@ mod tests {
             error.to_string(),
             "this build has no SQLite, for which sqlite: stands; it has no store at all"
         );
+    }
+
+    #[test]
+    #[cfg(feature = "s3")]
+    fn a_bucket_is_named_without_a_file_and_without_asking_it() {
+        let url: StoreUrl = "s3://audit-logs/prod?region=eu-central-1".parse().unwrap();
+        assert_eq!((url.path(), url.files()), (None, Vec::new()));
+        url.open().unwrap();
+        let error = "s3://audit-logs/prod?secret=hunter2".parse::<StoreUrl>();
+        let text = format!("{:?}", error.unwrap_err());
+        assert!(!text.contains("hunter2"), "{text}");
     }
 
     #[test]

@@ -267,6 +267,8 @@ struct Shared {
     waiting_kib_max: u32,
     /// Jobs that were handed in and that the writer's task hasn't taken up.
     queued: Arc<AtomicUsize>,
+    /// Events wait for company, so nobody commits on his own.
+    lingers: bool,
     /// The runtime in which the log was opened.
     runtime: Handle,
 }
@@ -385,6 +387,7 @@ impl Log {
             waiting: Arc::new(Semaphore::new(waiting_kib_max as usize)),
             waiting_kib_max,
             queued: Arc::default(),
+            lingers: options.store.capabilities().linger.is_some(),
             runtime: Handle::current(),
         });
         let (grown, growth) = watch::channel(0);
@@ -441,6 +444,9 @@ impl Log {
 
     /// The writer, if nobody uses it and nobody who came before waits for it.
     fn idle_writer(&self) -> Option<OwnedMutexGuard<Writer>> {
+        if self.shared.lingers {
+            return None;
+        }
         let writer = Arc::clone(&self.writer).try_lock_owned().ok()?;
         // A job that the task has taken from the queue still counts until the task has the writer.
         (self.shared.queued.load(Ordering::SeqCst) == 0 && !writer.closed).then_some(writer)

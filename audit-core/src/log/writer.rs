@@ -1,7 +1,7 @@
 //! The write path: one writer per run turns drafts into entries and commits them in batches. Its task works through the
 //! queue; a caller who finds the writer idle commits by itself, which saves two changes of threads.
 
-use std::collections::HashSet;
+use std::collections::{HashSet, VecDeque};
 use std::pin::Pin;
 use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
 use std::sync::{Arc, Mutex, PoisonError};
@@ -195,6 +195,7 @@ pub(super) struct Writer {
     build: String,
     batch_events_max: usize,
     batch_bytes_max: usize,
+    linger: Option<Duration>,
     epoch: Duration,
     heartbeat: Duration,
     chain: MacChain,
@@ -230,6 +231,7 @@ impl Writer {
             build: options.build.clone(),
             batch_events_max: options.batch_events_max.max(1),
             batch_bytes_max: options.batch_bytes_max,
+            linger: options.store.capabilities().linger,
             epoch: options.epoch,
             heartbeat: options.heartbeat,
             chain,
@@ -313,13 +315,17 @@ impl Writer {
         queued: Arc<AtomicUsize>,
     ) -> Result<()> {
         let mut closer = None;
+        let limits = {
+            let writer = writer.lock().await;
+            (writer.batch_events_max, writer.batch_bytes_max)
+        };
         loop {
-            let (wake, works) = {
+            let (wake, works, linger) = {
                 let writer = writer.lock().await;
                 // Callers who commit by themselves don't wake this task, so it looks at the end of each epoch.
                 let wake =
                     (writer.epoch_started + writer.epoch).min(writer.appended + writer.heartbeat);
-                (wake, writer.broken.is_none())
+                (wake, writer.broken.is_none(), writer.linger)
             };
             let first = tokio::select! {
                 job = queue.recv() => job,
@@ -329,11 +335,15 @@ impl Writer {
                 }
             };
             let Some(first) = first else { break };
+            let mut waiting = VecDeque::from([first]);
+            if let Some(linger) = linger {
+                gather(&mut waiting, &mut queue, linger, limits).await;
+            }
             let mut writer = writer.lock().await;
             let mut jobs = Vec::new();
             let mut bytes = 0;
-            let mut next = Some(first);
-            // A lone event doesn't wait for company: only what has already come joins it.
+            let mut next = waiting.pop_front();
+            // Where batches cost little, a lone event doesn't wait for company: only what has already come joins it.
             while let Some(job) = next {
                 queued.fetch_sub(1, Ordering::SeqCst);
                 if job.draft.closes {
@@ -342,10 +352,10 @@ impl Writer {
                 }
                 bytes += job.stored_bytes();
                 jobs.push(job);
-                next = if jobs.len() < writer.batch_events_max && bytes < writer.batch_bytes_max {
-                    queue.try_recv().ok()
-                } else {
-                    None
+                next = match waiting.pop_front() {
+                    Some(job) => Some(job),
+                    None if jobs.len() < limits.0 && bytes < limits.1 => queue.try_recv().ok(),
+                    None => None,
                 };
             }
             if !jobs.is_empty() {
@@ -761,6 +771,27 @@ impl Writer {
             size: end,
             edge: reader,
         }))
+    }
+}
+
+/// Waits for company of the first job, up to `linger` and to so many events and bytes; who closes the run isn't kept waiting.
+async fn gather(
+    waiting: &mut VecDeque<Job>,
+    queue: &mut mpsc::Receiver<Job>,
+    linger: Duration,
+    (events_max, bytes_max): (usize, usize),
+) {
+    let until = Instant::now() + linger;
+    let mut bytes: usize = waiting.iter().map(Job::stored_bytes).sum();
+    while waiting.len() < events_max
+        && bytes < bytes_max
+        && waiting.back().is_some_and(|job| !job.draft.closes)
+    {
+        let Ok(Some(job)) = tokio::time::timeout_at(until, queue.recv()).await else {
+            break;
+        };
+        bytes += job.stored_bytes();
+        waiting.push_back(job);
     }
 }
 

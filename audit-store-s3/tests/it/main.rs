@@ -7,4 +7,8 @@
 )]
 
 mod conformance;
+mod hostile;
+mod locking;
+mod outcomes;
+mod proxy;
 mod support;

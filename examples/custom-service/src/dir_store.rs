@@ -363,6 +363,8 @@ impl ReadStore for DirStore {
             engine: "directory",
             several_writers: true,
             retention_lock: false,
+            erases_parts: true,
+            linger: None,
         }
     }
 
