@@ -119,10 +119,16 @@ impl Shared {
             let side = Arc::new(Side::of(&batch, end.next, end.head.size, nonce));
             let lock = log.lock(self.clock.now());
             // Dying before this point leaves nothing behind.
-            self.bucket
-                .put(&names::side(end.next, &nonce), side.encode()?.into())
-                .await
-                .map_err(not_written)?;
+            // Only if absent although nobody else has this name: a second version, after an answer that was lost, would
+            // look like one from before an erasure.
+            let packed = Bytes::from(side.encode()?);
+            let created = self
+                .bucket
+                .create(&names::side(end.next, &nonce), packed, None)
+                .await;
+            if let Created::Theirs(_) = created.map_err(not_written)? {
+                return Err(Error::unavailable("the name of a side pack was taken"));
+            }
             for (digest, bytes) in encoded.apart {
                 self.create_payload(&digest, bytes, lock).await?;
             }

@@ -15,8 +15,11 @@ impl Place {
         let reply = self.server.send(Method::GET, &query, &[], "").await;
         let text = String::from_utf8(reply.into_body().bytes().await.unwrap().to_vec()).unwrap();
         let mut ids = Vec::new();
-        for part in text.split("<VersionId>").skip(1) {
-            ids.push(part.split('<').next().unwrap().to_owned());
+        for version in text.split("<Version>").skip(1) {
+            if version.contains(&format!("/{key}</Key>")) {
+                let id = version.split("<VersionId>").nth(1).unwrap();
+                ids.push(id.split('<').next().unwrap().to_owned());
+            }
         }
         ids
     }

@@ -7,8 +7,13 @@
 )]
 
 mod conformance;
+mod crash;
+mod faults;
 mod hostile;
 mod locking;
 mod outcomes;
+mod plaintext;
 mod proxy;
+mod requests;
+mod static_files;
 mod support;

@@ -154,4 +154,16 @@ impl Place {
     pub(crate) fn store(&self) -> S3Store {
         S3Store::new(&self.options()).unwrap()
     }
+
+    /// The keys of all objects below the prefix, with it.
+    pub(crate) async fn keys(&self) -> Vec<String> {
+        let prefix = self.prefix().replace('/', "%2F");
+        let query = format!("/{}?list-type=2&prefix={prefix}%2F", self.bucket);
+        let reply = self.server.send(Method::GET, &query, &[], "").await;
+        let text = reply.into_body().bytes().await.unwrap();
+        let text = String::from_utf8(text.to_vec()).unwrap();
+        let keys = text.split("<Key>").skip(1);
+        keys.map(|rest| rest.split('<').next().unwrap().to_owned())
+            .collect()
+    }
 }
