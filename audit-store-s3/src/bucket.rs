@@ -273,6 +273,22 @@ impl Bucket {
         self.absent(doing, key, &reply).map(|()| None)
     }
 
+    /// As much of an object's end as it has; `None` if there is no object.
+    pub(crate) async fn get_tail(&self, key: &str, length: u64) -> Result<Option<Bytes>> {
+        let doing = "reading";
+        let range = [("range", format!("bytes=-{length}"))];
+        let reply = self
+            .ask(doing, Method::GET, Some(key), &[], &range, &Bytes::new())
+            .await?;
+        if reply.status.is_success() {
+            return Ok(Some(reply.body));
+        }
+        if reply.status == StatusCode::NOT_FOUND {
+            return Ok(None);
+        }
+        Err(self.refused(doing, key, &reply))
+    }
+
     /// A part of an object that is there.
     pub(crate) async fn get_range(&self, key: &str, range: std::ops::Range<u64>) -> Result<Bytes> {
         let options = GetOptions {

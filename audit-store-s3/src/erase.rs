@@ -20,19 +20,7 @@ impl Shared {
         }
         let new: BTreeMap<Uuid, &KeyRecord> = records.iter().map(|key| (key.id, key)).collect();
         // All of them are looked up before the first is written.
-        let mut missing: BTreeSet<Uuid> = new.keys().copied().collect();
-        let mut affected = Vec::new();
-        self.each_batch_side(|side| {
-            let mut has = false;
-            for key in &side.keys {
-                has |= new.contains_key(&key.id);
-                missing.remove(&key.id);
-            }
-            if has {
-                affected.push(side.number);
-            }
-        })
-        .await?;
+        let (affected, missing) = self.batches_of_keys(new.keys().copied()).await?;
         if let Some(id) = missing.first() {
             return Err(Error::invalid(format!("data key {id} has no record")));
         }
@@ -62,15 +50,7 @@ impl Shared {
         for index in indexes.iter().filter(|index| **index < tip.end()) {
             affected.insert(self.locate(*index, &tip).await?);
         }
-        if !keys.is_empty() {
-            self.each_batch_side(|side| {
-                if side.keys.iter().any(|key| keys.contains(&key.id)) {
-                    affected.insert(side.number);
-                }
-            })
-            .await?;
-        }
-        let affected: Vec<u64> = affected.into_iter().collect();
+        affected.extend(self.batches_of_keys(keys.iter().copied()).await?.0);
         self.change(&affected, |side| {
             let before = side.keys.len();
             side.keys.retain(|key| !keys.contains(&key.id));
@@ -87,24 +67,10 @@ impl Shared {
         .await
     }
 
-    async fn each_batch_side(&self, mut see: impl FnMut(&Side) + Send) -> Result<()> {
-        let Some(tip) = self.tip().await? else {
-            return Ok(());
-        };
-        self.read_changes().await?;
-        for number in 0..=tip.number {
-            let header = self.header(number).await?;
-            if !header.skipped {
-                see(&*self.side(&header).await?);
-            }
-        }
-        Ok(())
-    }
-
     /// Writes the side packs of some batches anew, and removes all that was written before.
     async fn change(
         &self,
-        numbers: &[u64],
+        numbers: &BTreeSet<u64>,
         mut change: impl FnMut(&mut Side) -> bool + Send,
     ) -> Result<()> {
         for number in numbers {

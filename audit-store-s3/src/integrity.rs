@@ -1,14 +1,17 @@
 //! What the bucket itself shows: versions, markers, locks, and derived objects that say something else than the batches.
 
 use std::collections::BTreeSet;
+use std::sync::atomic::Ordering;
 
 use audit_core::{Error, Result};
 use audit_tlog::tile::{Tile, TileId, entries_path};
 use sha2::{Digest as _, Sha256};
 
 use crate::bucket::{Bucket, Version};
+use crate::catalog::run_name;
 use crate::names::{self, Name};
 use crate::publish::changed;
+use crate::run::RUN_BATCHES;
 use crate::shared::{Extent, Shared};
 
 /// Refuses keys that no log writes, and second versions and markers of what is written once.
@@ -118,10 +121,31 @@ impl Shared {
             if is_locked {
                 self.check_locked(&name).await.map_err(|e| e.at(header.first))?;
             }
+            if (number + 1) % RUN_BATCHES == 0 {
+                self.check_run(number + 1 - RUN_BATCHES).await?;
+            }
             previous = Sha256::digest(&object).into();
             size = header.end();
         }
         Ok(())
+    }
+
+    /// A run, if there is one, against the side packs that it was made of.
+    async fn check_run(&self, from: u64) -> Result<()> {
+        let name = run_name(from);
+        let Some(object) = self.bucket.get(&name).await? else {
+            return Ok(());
+        };
+        let changes = self.changes.load(Ordering::SeqCst);
+        let expected = self.build_run(from, changes).await?;
+        if expected.is_some_and(|expected| expected == object.bytes) {
+            Ok(())
+        } else {
+            Err(Error::corrupt(format!(
+                "index run {name} is not what the side packs say, or was made before an erasure; hint: remove it, it is \
+                 made again"
+            )))
+        }
     }
 
     /// Fails if an object that must be locked isn't, or is so in the mode that an administrator can end.

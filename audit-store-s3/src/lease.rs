@@ -3,7 +3,6 @@
 use std::collections::BTreeSet;
 use std::fmt;
 use std::sync::{Arc, Mutex};
-use std::time::Duration;
 
 use async_trait::async_trait;
 use audit_core::canonical;
@@ -18,10 +17,8 @@ use tokio::time::Instant;
 use crate::names;
 use crate::shared::{Shared, locked};
 
-/// A holder that is silent for so long has lost the lease.
-pub(crate) const LEASE: Duration = Duration::from_secs(15);
-/// A holder renews when so much has passed.
-const RENEW: Duration = Duration::from_secs(5);
+/// A holder renews when this part of the lease has passed.
+const RENEW: u32 = 3;
 const NOBODY: [u8; 16] = [0; 16];
 
 /// Holders of this process that were dropped: whoever comes next in this process doesn't have to wait until the bucket says
@@ -112,7 +109,7 @@ impl Shared {
     fn has_run_out(&self, body: &Body) -> bool {
         let mut watched = locked(&self.watched);
         let same = watched.as_ref().filter(|watched| watched.body == *body);
-        let run_out = same.is_some_and(|watched| watched.since.elapsed() > LEASE);
+        let run_out = same.is_some_and(|watched| watched.since.elapsed() > self.lease);
         if same.is_none() {
             *watched = Some(Watched {
                 body: body.clone(),
@@ -158,7 +155,7 @@ impl Lease for PublisherLease {
         let Some(own) = state.as_mut() else {
             return Ok(false);
         };
-        if own.since.elapsed() < RENEW {
+        if own.since.elapsed() < self.shared.lease / RENEW {
             return Ok(true);
         }
         let body = Body {
@@ -185,7 +182,7 @@ impl Lease for PublisherLease {
                 Ok(false)
             }
             // Nobody else may have it before this one has run out.
-            Err(_) if own.since.elapsed() < LEASE => Ok(true),
+            Err(_) if own.since.elapsed() < self.shared.lease => Ok(true),
             Err(e) => {
                 *state = None;
                 Err(Error::unavailable("the publisher's lease could not be renewed").because(e))

@@ -31,6 +31,7 @@
 mod append;
 mod batch;
 mod bucket;
+mod catalog;
 mod codec;
 mod erase;
 mod failure;
@@ -44,6 +45,7 @@ mod publish;
 mod query;
 mod read;
 mod retention;
+mod run;
 mod shared;
 mod side;
 mod wire;

@@ -41,6 +41,8 @@ pub struct S3Options {
     pub retain_days: u32,
     /// How long a batch waits for company, because each one takes at least two requests; `None`: not at all.
     pub linger: Option<Duration>,
+    /// After how long the publisher's lease of a process that died can be taken by another.
+    pub lease: Duration,
     /// How long the server may be silent in the middle of an answer.
     pub timeout: Duration,
     /// The clock.
@@ -73,6 +75,7 @@ impl S3Options {
             without_object_lock: false,
             retain_days: RETAIN_DAYS,
             linger: Some(Duration::from_millis(250)),
+            lease: Duration::from_secs(15),
             timeout: Duration::from_secs(20),
             clock: Arc::new(System),
             ids: Arc::new(System),

@@ -71,6 +71,8 @@ impl Shared {
                 .put(names::CHECKPOINT, note.to_vec().into())
                 .await?;
             *locked(&self.latest) = Some((size, Arc::new(note.to_vec())));
+            // Derived, and made again where it fails; the checkpoint is written.
+            drop(self.compact(&tip).await);
         }
         Ok(())
     }

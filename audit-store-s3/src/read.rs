@@ -108,6 +108,13 @@ impl Shared {
 
     /// See [`audit_core::store::ReadStore::tile`].
     pub(crate) async fn tile(&self, id: TileId) -> Result<Option<Vec<Hash>>> {
+        // A tree only grows, so what the last known end has needs no other.
+        let known = locked(&self.last_tip).clone();
+        if let Some(tip) = known
+            && TileId::in_tree(id.level, id.index, tip.end()).is_some_and(|t| t.width >= id.width)
+        {
+            return self.tile_under(id, &tip).await;
+        }
         let Some(tip) = self.tip().await? else {
             return Ok(None);
         };

@@ -13,6 +13,7 @@ use tokio::sync::watch;
 
 use crate::batch::{HEADER_MAX, Header};
 use crate::bucket::Bucket;
+use crate::catalog::Catalog;
 use crate::log_object::LogObject;
 use crate::names;
 use crate::side::Side;
@@ -24,7 +25,7 @@ const SIDE_ROWS: usize = 64 * 1024;
 /// Places of batches kept in memory.
 const PLACES_MAX: usize = 64 * 1024;
 /// Headers kept in memory.
-const HEADERS_MAX: usize = 64;
+const HEADERS_MAX: usize = 192;
 
 /// The bucket, and what this process knows of the log in it.
 #[derive(Debug)]
@@ -35,6 +36,7 @@ pub(crate) struct Shared {
     pub(crate) without_object_lock: bool,
     pub(crate) retain_days: u32,
     pub(crate) linger: Option<Duration>,
+    pub(crate) lease: Duration,
     log: Mutex<Option<LogObject>>,
     pub(crate) last_tip: Mutex<Option<Arc<Header>>>,
     /// The latest checkpoint that was seen: its size, and the note.
@@ -44,6 +46,9 @@ pub(crate) struct Shared {
     /// Full tiles that were written out.
     pub(crate) tiles: Mutex<VecDeque<Tile>>,
     cache: Mutex<Cache>,
+    pub(crate) catalog: Mutex<Catalog>,
+    /// Stretches of 64 batches that have a run, from the first on, and under which `changes`.
+    pub(crate) compacted: Mutex<(u64, u64)>,
     /// The size after the last append through this store, for those who wait for growth.
     pub(crate) grown: watch::Sender<u64>,
     /// An append began and nobody knows how it ended.
@@ -83,12 +88,15 @@ impl Shared {
             without_object_lock: options.without_object_lock,
             retain_days: options.retain_days,
             linger: options.linger,
+            lease: options.lease,
             log: Mutex::default(),
             last_tip: Mutex::default(),
             latest: Mutex::default(),
             published_asked: AtomicU64::new(0),
             tiles: Mutex::default(),
             cache: Mutex::default(),
+            catalog: Mutex::default(),
+            compacted: Mutex::default(),
             grown: watch::channel(0).0,
             unsettled: AtomicBool::new(false),
             watched: Mutex::default(),

@@ -15,8 +15,6 @@ use crate::codec::{Cursor, length32};
 const MAGIC: &[u8; 8] = b"LLATsid1";
 const HAS_TOKENS: u8 = 1;
 const ERASED: u8 = 2;
-/// Bytes of a side pack: no batch comes near it.
-pub(crate) const SIDE_BYTES_MAX: usize = 1 << 30;
 
 /// What a side pack holds of one row.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -67,11 +65,6 @@ impl Side {
             .iter()
             .enumerate()
             .map(|(at, row)| (self.first + at as u64, row))
-    }
-
-    pub(crate) fn row(&self, index: u64) -> Option<&SideRow> {
-        let at = usize::try_from(index.checked_sub(self.first)?).ok()?;
-        self.rows.get(at)
     }
 
     pub(crate) fn row_mut(&mut self, index: u64) -> Option<&mut SideRow> {

@@ -3,6 +3,7 @@
 
 use std::process::Command;
 use std::sync::Arc;
+use std::time::Duration;
 
 use async_trait::async_trait;
 use audit_core::Result;
@@ -22,6 +23,7 @@ fn store_at(bucket: &str, prefix: &str) -> Result<Arc<dyn Store>> {
     let server = server().expect("whoever started this process has a server");
     let mut options = server.options(bucket, prefix);
     options.linger = None;
+    options.lease = Duration::from_millis(300);
     Ok(Arc::new(S3Store::new(&options)?))
 }
 

@@ -19,6 +19,7 @@ impl Hasty {
     fn store(&self) -> Arc<dyn Store> {
         let mut options = self.0.options();
         options.linger = None;
+        options.lease = Duration::from_millis(300);
         Arc::new(S3Store::new(&options).unwrap())
     }
 }

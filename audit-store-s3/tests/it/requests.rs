@@ -7,10 +7,13 @@ use audit_core::chain::AuditorKey;
 use audit_core::event::{Event, Kind};
 use audit_core::keyring::KeyRing;
 use audit_core::log::{Log, LogOptions};
-use audit_core::store::{ReadStore as _, Store};
+use audit_core::store::{Parts, ReadStore as _, Store};
 use audit_core::time::{IdSource as _, System};
 use audit_store_s3::S3Store;
+use audit_testkit::sample;
+use audit_tlog::proof;
 
+use crate::proxy::Proxy;
 use crate::support::place;
 
 async fn log_on(store: Arc<S3Store>, dir: &std::path::Path, publish: Duration) -> Log {
@@ -29,47 +32,71 @@ fn event(log: &Log) -> Event {
     event
 }
 
-/// 2,000 events a second are batches of 500, and a checkpoint for every 2,000; how long that really takes here is no matter.
+/// At 2,000 events a second batches have 500 events, and a checkpoint comes for every 2,000: the calls that the log then
+/// makes, counted. How long they take here is no matter.
 #[tokio::test(flavor = "multi_thread")]
 async fn a_thousand_small_events_take_at_most_sixteen_requests() {
-    const BATCHES: usize = 24;
+    const BATCHES: u64 = 160;
     const BATCH: usize = 500;
     let Some(place) = place().await else { return };
-    let dir = tempfile::tempdir().unwrap();
+    let proxy = Proxy::before(&place.server.endpoint).await;
     let mut options = place.options();
-    // A batch is full when all 500 that were handed in are in it, not when a clock says so.
-    options.linger = Some(Duration::from_secs(60));
-    let store = Arc::new(S3Store::new(&options).unwrap());
-    let auditor = AuditorKey::random(&System);
-    let keys = KeyRing::generate("example.com/log", auditor.public(), &System).unwrap();
-    let mut options = LogOptions::new(Arc::clone(&store) as Arc<dyn Store>, Arc::new(keys));
-    options.state_dir = Some(dir.path().join("state"));
-    options.batch_events_max = BATCH;
-    // Checkpoints come when this test asks for them, by closing runs never: a publisher of its own is driven below.
-    options.publish = Duration::from_millis(200);
-    let log = Log::create(options).await.unwrap();
-    let mut last = None;
-    let before = store.requests();
-    for batch in 0..BATCHES {
-        let mut pending = Vec::new();
-        for _ in 0..BATCH {
-            pending.push(log.submit(event(&log)).await.unwrap());
+    options.endpoint = Some(proxy.endpoint.clone());
+    let store = S3Store::new(&options).unwrap();
+    store.create("example.com/log").await.unwrap();
+    let lease = store.publisher_lease().await.unwrap().unwrap();
+    let mut published = 0;
+    let mut before = None;
+    for number in 0..BATCHES {
+        // The first second is not counted: it looks for what isn't there yet.
+        if number == 4 {
+            before = Some(store.requests());
         }
-        for one in pending {
-            last = Some(one.durable().await.unwrap());
-        }
-        // The publisher works once in four batches, as it would once a second.
-        if batch % 4 == 3
-            && let Some(last) = last.take()
-        {
-            last.published().await.unwrap();
+        store
+            .append(Box::new(move |head| sample::batch(head, BATCH, number)))
+            .await
+            .unwrap();
+        if number % 4 == 3 {
+            // A turn of the publisher.
+            assert!(lease.held().await.unwrap());
+            store.latest_checkpoint().await.unwrap();
+            let size = store.head().await.unwrap().size;
+            if published > 0 {
+                // What its writer saw, the store's latest checkpoint, and the state file.
+                for _ in 0..3 {
+                    for id in proof::consistency_tiles(published, size).unwrap() {
+                        store.tile(id).await.unwrap().unwrap();
+                    }
+                }
+            }
+            let note = format!("example.com/log\n{size}\n\n");
+            store.put_checkpoint(size, note.as_bytes()).await.unwrap();
+            published = size;
         }
     }
-    let requests = store.requests() - before;
-    let events = (BATCHES * BATCH) as u64;
-    println!("{requests} requests for {events} events: {} per 1,000", requests * 1000 / events);
+    let requests = store.requests() - before.unwrap();
+    let events = (BATCHES - 4) * BATCH as u64;
+    let kinds = [
+        "PUT /", "/side/", "/batch/", "/tile/entries/", ".p/", "/tile/", "/checkpoints/", "/checkpoint ", "/lease",
+        "/changes", "/run/", "?list-type=2",
+    ];
+    let kinds: Vec<String> = kinds
+        .iter()
+        .map(|kind| format!("{kind:?} {}", proxy.seen(kind)))
+        .collect();
+    println!("{requests} requests for {events} events; all: {}", kinds.join(", "));
     assert!(requests * 1000 <= 16 * events, "{requests} requests for {events} events");
-    log.close().await.unwrap();
+    assert!(proxy.seen("PUT /") > 0 && proxy.seen("/run/") > 0, "no index run was made");
+    // And what was made of it is right, searched through runs and side packs.
+    store.integrity().await.unwrap();
+    let fresh = place.store();
+    let rows = fresh.rows(40_000..40_001, Parts::Without).await.unwrap();
+    let before = fresh.requests();
+    let position = fresh.position(rows[0].columns.event).await.unwrap();
+    assert_eq!(position, Some(40_000));
+    let asked = fresh.requests() - before;
+    // 160 batches are two runs and 32 side packs; each of those takes its header too.
+    assert!(asked <= 80, "finding one event took {asked} requests");
 }
 
 #[tokio::test(flavor = "multi_thread")]
@@ -106,7 +133,7 @@ async fn opening_and_following_ask_for_a_handful() {
     store.create("example.com/log").await.unwrap();
     for seed in 0..40 {
         store
-            .append(Box::new(move |head| audit_testkit::sample::batch(head, 3, seed)))
+            .append(Box::new(move |head| sample::batch(head, 3, seed)))
             .await
             .unwrap();
     }
