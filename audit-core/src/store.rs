@@ -9,10 +9,11 @@ use audit_tlog::Hash;
 pub use audit_tlog::tile::Tile;
 
 pub use crate::row::{Columns, Parts, Row};
-use audit_tlog::tile::{EdgeTiles, TILE_WIDTH, TileId};
+use audit_tlog::tile::{EdgeTiles, SIZE_MAX, TILE_WIDTH, TileId};
 use uuid::Uuid;
 
 use crate::datakey::KeyRecord;
+use crate::entry::{ENTRY_BYTES_MAX, TOKENS_MAX};
 use crate::error::{Error, Result};
 use crate::event::Kind;
 use crate::time::Timestamp;
@@ -56,6 +57,63 @@ pub struct Batch {
 }
 
 impl Batch {
+    /// Holds the batch against the head that it was built on: contiguous indexes, entries, tokens and stored parts within
+    /// the limits, the latter being the engine's, and tiles of the tree that it makes.
+    ///
+    /// # Errors
+    ///
+    /// [`ErrorKind::Invalid`](crate::ErrorKind::Invalid), with what doesn't fit.
+    pub fn check(&self, head: &Head, parts_bytes_max: usize) -> Result<()> {
+        let refuse = |what: String| {
+            Err(Error::invalid(format!(
+                "the batch doesn't fit the log of {} entries: {what}",
+                head.size
+            )))
+        };
+        if self.rows.is_empty() {
+            return refuse("it has no rows".to_owned());
+        }
+        let mut size = head.size;
+        for row in &self.rows {
+            if row.index != size || size >= SIZE_MAX {
+                return refuse(format!("a row has index {}, not {size}", row.index));
+            }
+            if row.entry.is_empty() || row.entry.len() > ENTRY_BYTES_MAX {
+                return refuse(format!("entry {size} has {} bytes", row.entry.len()));
+            }
+            if let Some(set) = &row.tokens
+                && (set.tokens.is_empty()
+                    || set.tokens.len() as u64 > TOKENS_MAX
+                    || !set.tokens.is_sorted_by(|a, b| a < b))
+            {
+                return refuse(format!(
+                    "the tokens of entry {size} are not a sorted list of 1 to {TOKENS_MAX}"
+                ));
+            }
+            if let Some(parts) = &row.parts
+                && parts.len() > parts_bytes_max
+            {
+                return refuse(format!(
+                    "the stored parts of entry {size} have {} bytes, the engine holds {parts_bytes_max}",
+                    parts.len()
+                ));
+            }
+            size += 1;
+        }
+        for tile in &self.tiles {
+            if tile.hashes.len() != usize::from(tile.id.width)
+                || TileId::in_tree(tile.id.level, tile.id.index, size) != Some(tile.id)
+            {
+                return refuse(format!(
+                    "{} with {} hashes is no tile of a tree of {size}",
+                    tile.id,
+                    tile.hashes.len()
+                ));
+            }
+        }
+        Ok(())
+    }
+
     /// The head that a log with `head` has once this batch is in it, from the batch's own tiles.
     ///
     /// # Errors

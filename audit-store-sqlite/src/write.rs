@@ -4,11 +4,10 @@ use std::cell::Cell;
 use std::path::{Path, PathBuf};
 
 use audit_core::datakey::KeyRecord;
-use audit_core::entry::{ENTRY_BYTES_MAX, TOKENS_MAX, check_origin};
+use audit_core::entry::check_origin;
 use audit_core::packed;
 use audit_core::store::{Batch, Build, Head, Row};
 use audit_core::{Error, ErrorKind, Result};
-use audit_tlog::tile::{SIZE_MAX, TileId};
 use rusqlite::ffi::ErrorCode;
 use rusqlite::{Connection, Statement};
 use uuid::Uuid;
@@ -98,7 +97,7 @@ impl Writer {
                 _ => self.stored_head(db)?,
             };
             let batch = build(&head)?;
-            check(&batch, &head)?;
+            batch.check(&head, PARTS_BYTES_MAX)?;
             let after = batch.head_after(&head)?;
             self.insert(db, &batch)?;
             Ok((after, version))
@@ -364,58 +363,6 @@ fn already_there(error: &rusqlite::Error) -> bool {
     error
         .sqlite_extended_error_code()
         .is_some_and(|code| ALREADY_THERE.contains(&code))
-}
-
-/// Holds a batch against the head it was built on.
-fn check(batch: &Batch, head: &Head) -> Result<()> {
-    let refuse = |what: String| {
-        Err(Error::invalid(format!(
-            "the batch doesn't fit the log of {} entries: {what}",
-            head.size
-        )))
-    };
-    if batch.rows.is_empty() {
-        return refuse("it has no rows".to_owned());
-    }
-    let mut size = head.size;
-    for row in &batch.rows {
-        if row.index != size || size >= SIZE_MAX {
-            return refuse(format!("a row has index {}, not {size}", row.index));
-        }
-        if row.entry.is_empty() || row.entry.len() > ENTRY_BYTES_MAX {
-            return refuse(format!("entry {size} has {} bytes", row.entry.len()));
-        }
-        if let Some(set) = &row.tokens
-            && (set.tokens.is_empty()
-                || set.tokens.len() as u64 > TOKENS_MAX
-                || !set.tokens.is_sorted_by(|a, b| a < b))
-        {
-            return refuse(format!(
-                "the tokens of entry {size} are not a sorted list of 1 to {TOKENS_MAX}"
-            ));
-        }
-        if let Some(parts) = &row.parts
-            && parts.len() > PARTS_BYTES_MAX
-        {
-            return refuse(format!(
-                "the stored parts of entry {size} have {} bytes, SQLite holds {PARTS_BYTES_MAX}",
-                parts.len()
-            ));
-        }
-        size += 1;
-    }
-    for tile in &batch.tiles {
-        if tile.hashes.len() != usize::from(tile.id.width)
-            || TileId::in_tree(tile.id.level, tile.id.index, size) != Some(tile.id)
-        {
-            return refuse(format!(
-                "{} with {} hashes is no tile of a tree of {size}",
-                tile.id,
-                tile.hashes.len()
-            ));
-        }
-    }
-    Ok(())
 }
 
 fn inode_at(path: &Path) -> Result<u64> {
