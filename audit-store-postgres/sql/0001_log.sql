@@ -12,7 +12,7 @@ CREATE TABLE meta (
 
 -- One row, which every batch locks and moves on. Updates fit into its page, and no index holds what changes.
 CREATE TABLE head (
-  one boolean PRIMARY KEY DEFAULT true CHECK (one),
+  one smallint PRIMARY KEY DEFAULT 1 CHECK (one = 1),
   size bigint NOT NULL CHECK (size >= 0),
   last bytea CHECK (length(last) = 16),
   CHECK ((last IS NULL) = (size = 0))

@@ -58,8 +58,9 @@ where
 }
 
 fn event(row: &PgRow, at: usize, what: &str) -> Result<Option<Uuid>> {
-    let value: Option<&[u8]> = get(row, at, what)?;
-    value.map(|value| id(what, value)).transpose()
+    // Owned, as are the hashes of a piece: a text answer, as to the statement that locks, has no bytes to lend.
+    let value: Option<Vec<u8>> = get(row, at, what)?;
+    value.map(|value| id(what, &value)).transpose()
 }
 
 fn id(what: &str, value: &[u8]) -> Result<Uuid> {
@@ -159,7 +160,7 @@ pub(crate) fn read_head(rows: &[PgRow], known: Option<&Head>) -> Result<Known> {
     let Some(first) = rows.first() else {
         return Err(Error::corrupt("the head row is missing"));
     };
-    if !get::<Option<bool>>(first, 0, "head.one")?.unwrap_or(false) {
+    if get::<Option<i16>>(first, 0, "head.one")? != Some(1) {
         return Err(Error::corrupt(
             "the head row is not the one row of its table",
         ));
@@ -312,8 +313,8 @@ impl Piece {
         let at: i64 = get(row, node, "tile.node")?;
         let node = unsigned(&format!("a tile of level {level} is stored whose node"), at)?;
         let tile = node / u64::from(TILE_WIDTH);
-        let bytes: &[u8] = get(row, hashes, &format!("tile {level}/{tile}"))?;
-        let hashes = self::hashes(bytes).ok_or_else(|| {
+        let bytes: Vec<u8> = get(row, hashes, &format!("tile {level}/{tile}"))?;
+        let hashes = self::hashes(&bytes).ok_or_else(|| {
             Error::corrupt(format!(
                 "tile {level}/{tile} has a piece of {} bytes at node {node}",
                 bytes.len()
