@@ -1,5 +1,7 @@
 //! Writing: each batch behind the lock of the head row.
 
+use std::time::Duration;
+
 use audit_core::datakey::KeyRecord;
 use audit_core::entry::check_origin;
 use audit_core::packed;
@@ -9,7 +11,7 @@ use audit_tlog::tile::TILE_WIDTH;
 use sqlx::postgres::{PgArguments, PgConnection, Postgres};
 use sqlx::query::Query as Statement;
 use sqlx::{AssertSqlSafe, Row as _};
-use tokio::time::timeout;
+use tokio::time::{Instant, timeout};
 use uuid::Uuid;
 
 use crate::connection::{CALL, Idle, Use, connect};
@@ -116,7 +118,7 @@ impl Writer {
                 return Err(e.said("writing to", &self.url));
             }
         };
-        self.contended = known.is_none_or(|known| known.version != head.version);
+        self.contended = known.is_some_and(|known| known.version != head.version);
         let made = match Made::build(&mut build, &head.head) {
             Ok(made) => made,
             Err(e) => {
@@ -362,8 +364,10 @@ async fn begin(c: &mut PgConnection, known: Option<&Known>) -> Found<Known> {
         head_sql(from)
     );
     let mut rows = sqlx::raw_sql(AssertSqlSafe(sql)).fetch_all(c).await?;
-    let first = (!rows.is_empty()).then(|| rows.remove(0));
-    let origin: Option<String> = first.map_or(Ok(None), |row| row.try_get(0))?;
+    if rows.is_empty() {
+        return Err(Error::corrupt("the head row is missing").into());
+    }
+    let origin: Option<String> = rows.remove(0).try_get(0)?;
     if origin.is_none() {
         return Err(Error::invalid("this is not the store of a log yet").into());
     }
@@ -619,6 +623,10 @@ async fn clear(c: &mut PgConnection, tables: &[&str]) -> Found<()> {
     .bind(tables)
     .fetch_all(&mut *c)
     .await?;
+    if rows.is_empty() {
+        return Ok(());
+    }
+    older_ended(c).await?;
     for row in rows {
         let (table, bytes): (String, i64) = (row.try_get(0)?, row.try_get(1)?);
         let full = if bytes <= REWRITTEN_BYTES_MAX {
@@ -632,6 +640,42 @@ async fn clear(c: &mut PgConnection, tables: &[&str]) -> Found<()> {
     }
     Ok(())
 }
+
+/// Waits until every transaction of this database is over that may still see what was deleted: for them, `VACUUM` keeps
+/// it. Each transaction holds a lock on a number of its own, which everybody may see.
+async fn older_ended(c: &mut PgConnection) -> Found<()> {
+    const OLDER: &str = "
+      SELECT l.virtualtransaction, l.pid FROM pg_locks l JOIN pg_stat_activity a ON a.pid = l.pid
+      WHERE l.locktype = 'virtualxid' AND l.granted AND l.pid <> pg_backend_pid() AND a.datname = current_database()
+        AND a.backend_type IS DISTINCT FROM 'autovacuum worker' AND ($1::text[] IS NULL OR l.virtualtransaction = ANY ($1))";
+    let mut older: Option<Vec<String>> = None;
+    let deadline = Instant::now() + OLDER_WAIT;
+    loop {
+        let rows = sqlx::query(OLDER).bind(&older).fetch_all(&mut *c).await?;
+        let Some(first) = rows.first() else {
+            return Ok(());
+        };
+        let pid: i32 = first.try_get(1)?;
+        if Instant::now() > deadline {
+            return Err(Error::unavailable(format!(
+                "erased from the tables, but a transaction that began before keeps the old rows in them; hint: end it \
+                 (process {pid} of the server) and erase again"
+            ))
+            .into());
+        }
+        let mut left = Vec::with_capacity(rows.len());
+        for row in &rows {
+            left.push(row.try_get(0)?);
+        }
+        older = Some(left);
+        tokio::time::sleep(OLDER_LOOK).await;
+    }
+}
+
+/// How long transactions that began before an erasure are waited for.
+const OLDER_WAIT: Duration = Duration::from_secs(10);
+/// How often it is looked whether they are over.
+const OLDER_LOOK: Duration = Duration::from_millis(50);
 
 /// Tables up to this size are written anew when something was erased from them, which takes a second or two, in which
 /// nothing is appended. `VACUUM` alone frees the space of deleted rows, and leaves their bytes until something is written

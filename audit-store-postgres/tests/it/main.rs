@@ -6,5 +6,18 @@
     reason = "in a test a panic is the report, in its helpers too"
 )]
 
+mod appending;
 mod conformance;
+mod crash;
+mod erasure;
+mod faults;
+mod hostile;
+mod opening;
+mod own;
+mod plaintext;
+mod plans;
+mod processes;
+mod roles;
 mod support;
+mod tamper;
+mod url;

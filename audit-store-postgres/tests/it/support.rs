@@ -63,6 +63,10 @@ impl Place {
         &self.server
     }
 
+    pub(crate) fn made_so_far(&self) -> u32 {
+        self.made.load(Ordering::SeqCst)
+    }
+
     /// The URL of the next store.
     pub(crate) fn next(&self) -> PostgresUrl {
         self.made.fetch_add(1, Ordering::SeqCst);

@@ -70,7 +70,9 @@ fn lock<T>(mutex: &Mutex<T>) -> std::sync::MutexGuard<'_, T> {
 }
 
 async fn execute(raw: &mut PgConnection, sql: &str) -> Result<(), String> {
-    let done = sqlx::raw_sql(AssertSqlSafe(sql.to_owned())).execute(raw).await;
+    let done = sqlx::raw_sql(AssertSqlSafe(sql.to_owned()))
+        .execute(raw)
+        .await;
     done.map(drop).map_err(|e| format!("{sql}: {e}"))
 }
 
@@ -80,7 +82,10 @@ async fn loosen(raw: &mut PgConnection, schema: &str) {
         "SELECT format('ALTER TABLE %s DROP CONSTRAINT %I, ADD CONSTRAINT %I CHECK (true)', conrelid::regclass, conname, conname)
          FROM pg_constraint WHERE contype = 'c' AND connamespace = '{schema}'::regnamespace"
     );
-    let rows = sqlx::query(AssertSqlSafe(sql)).fetch_all(&mut *raw).await.unwrap();
+    let rows = sqlx::query(AssertSqlSafe(sql))
+        .fetch_all(&mut *raw)
+        .await
+        .unwrap();
     for row in rows {
         let sql: String = row.get(0);
         execute(raw, &sql).await.unwrap();
@@ -96,7 +101,9 @@ impl Family {
         PostgresStore::create(&url, true).await.unwrap();
         let mut raw = raw(self.place.server(), url.schema()).await;
         loosen(&mut raw, url.schema()).await;
-        execute(&mut raw, "SET session_replication_role = replica").await.unwrap();
+        execute(&mut raw, "SET session_replication_role = replica")
+            .await
+            .unwrap();
         for table in &self.tables {
             self.put_back(&mut raw, &table.name).await;
         }
@@ -117,7 +124,11 @@ impl Drop for Copy {
         if self.spoiled {
             return;
         }
-        let touched = std::mem::take(self.touched.get_mut().unwrap_or_else(PoisonError::into_inner));
+        let touched = std::mem::take(
+            self.touched
+                .get_mut()
+                .unwrap_or_else(PoisonError::into_inner),
+        );
         run(async {
             for table in &touched {
                 self.family.put_back(&mut slot.raw, table).await;
@@ -149,7 +160,12 @@ impl Copy {
     fn url(&self) -> PostgresUrl {
         match &self.slot {
             Some(slot) => lock(slot).url.clone(),
-            None => self.family.place.url().with_schema(&self.family.good).unwrap(),
+            None => self
+                .family
+                .place
+                .url()
+                .with_schema(&self.family.good)
+                .unwrap(),
         }
     }
 }
@@ -158,7 +174,9 @@ impl Copy {
 fn value(row: &PgRow, at: usize, kind: &str) -> Value {
     let number = |n: Option<i64>| n.map_or(Value::Null, Value::Integer);
     match kind {
-        "bytea" => row.get::<Option<Vec<u8>>, _>(at).map_or(Value::Null, Value::Blob),
+        "bytea" => row
+            .get::<Option<Vec<u8>>, _>(at)
+            .map_or(Value::Null, Value::Blob),
         "bigint" => number(row.get(at)),
         "integer" => number(row.get::<Option<i32>, _>(at).map(i64::from)),
         "smallint" => number(row.get::<Option<i16>, _>(at).map(i64::from)),
@@ -194,7 +212,10 @@ async fn types(raw: &mut PgConnection, table: &str) -> Vec<String> {
     let sql = "SELECT format_type(atttypid, atttypmod) FROM pg_attribute
                WHERE attrelid = $1::regclass AND attnum > 0 AND NOT attisdropped ORDER BY attnum";
     let sql = sql.replace("$1", &format!("'{table}'"));
-    let rows = sqlx::query(AssertSqlSafe(sql)).fetch_all(raw).await.unwrap();
+    let rows = sqlx::query(AssertSqlSafe(sql))
+        .fetch_all(raw)
+        .await
+        .unwrap();
     rows.iter().map(|row| row.get(0)).collect()
 }
 
@@ -208,10 +229,15 @@ async fn exchange(
     let types = types(raw, name).await;
     let each = |what: &dyn Fn(usize, &str, &str) -> String, between: &str| {
         let columns = table.columns.iter().zip(&types).enumerate();
-        let all: Vec<String> = columns.map(|(n, (c, kind))| what(n + 1, &c.name, kind)).collect();
+        let all: Vec<String> = columns
+            .map(|(n, (c, kind))| what(n + 1, &c.name, kind))
+            .collect();
         all.join(between)
     };
-    let same = each(&|n, c, kind| format!("{c} IS NOT DISTINCT FROM ${n}::{kind}"), " AND ");
+    let same = each(
+        &|n, c, kind| format!("{c} IS NOT DISTINCT FROM ${n}::{kind}"),
+        " AND ",
+    );
     let places = each(&|n, _, kind| format!("${n}::{kind}"), ", ");
     let bound = |row: &Record| {
         let mut arguments = PgArguments::default();
@@ -236,12 +262,18 @@ async fn exchange(
     let mut changing = raw.begin().await.map_err(failed)?;
     execute(&mut changing, &constraints(false)).await?;
     for row in remove {
-        let sql = format!("DELETE FROM {name} WHERE ctid = (SELECT ctid FROM {name} WHERE {same} LIMIT 1)");
+        let sql = format!(
+            "DELETE FROM {name} WHERE ctid = (SELECT ctid FROM {name} WHERE {same} LIMIT 1)"
+        );
         let deleted = sqlx::query_with(AssertSqlSafe(sql), bound(row)?)
             .execute(&mut *changing)
             .await
             .map_err(failed)?;
-        assert_eq!(deleted.rows_affected(), 1, "a row of {name} that is to be removed isn't there");
+        assert_eq!(
+            deleted.rows_affected(),
+            1,
+            "a row of {name} that is to be removed isn't there"
+        );
     }
     for row in inserted {
         let sql = format!("INSERT INTO {name} VALUES ({places})");
@@ -261,7 +293,10 @@ async fn tables(raw: &mut PgConnection, schema: &str) -> Vec<Table> {
          LEFT JOIN pg_index x ON x.indrelid = c.oid AND x.indisprimary
          WHERE c.relnamespace = '{schema}'::regnamespace AND c.relkind = 'r' ORDER BY c.relname, a.attnum"
     );
-    let rows = sqlx::query(AssertSqlSafe(sql)).fetch_all(raw).await.unwrap();
+    let rows = sqlx::query(AssertSqlSafe(sql))
+        .fetch_all(raw)
+        .await
+        .unwrap();
     let mut tables: Vec<Table> = Vec::new();
     for row in rows {
         let (name, column, key): (String, String, bool) = (row.get(0), row.get(1), row.get(2));
@@ -299,8 +334,17 @@ impl Tables for Copy {
         let sql = format!("SELECT * FROM {} ORDER BY {}", table.name, keys.join(", "));
         self.with(async |raw| {
             let types = types(raw, &table.name).await;
-            let rows = sqlx::query(AssertSqlSafe(sql)).fetch_all(raw).await.unwrap();
-            let read = |row: &PgRow| types.iter().enumerate().map(|(at, kind)| value(row, at, kind)).collect();
+            let rows = sqlx::query(AssertSqlSafe(sql))
+                .fetch_all(raw)
+                .await
+                .unwrap();
+            let read = |row: &PgRow| {
+                types
+                    .iter()
+                    .enumerate()
+                    .map(|(at, kind)| value(row, at, kind))
+                    .collect()
+            };
             rows.iter().map(read).collect()
         })
     }
@@ -324,7 +368,8 @@ impl Tables for Copy {
             }
             "tile" => match &row[1] {
                 Value::Integer(node) => {
-                    let mut places = tamper::tile_places(&row[0], &Value::Integer(node.div_euclid(256)));
+                    let mut places =
+                        tamper::tile_places(&row[0], &Value::Integer(node.div_euclid(256)));
                     places.push(Named::Says(format!("node {node}")));
                     places
                 }
@@ -363,7 +408,9 @@ impl Backend for Server {
         contents.origin.get_or_insert_with(|| ORIGIN.to_owned());
         let url = self.place.next();
         let family = run(async {
-            let store = PostgresStore::create(&url, true).await.map_err(|e| e.to_string())?;
+            let store = PostgresStore::create(&url, true)
+                .await
+                .map_err(|e| e.to_string())?;
             let beyond = tamper::load(&contents, &store as &dyn Store)
                 .await
                 .map_err(|e| format!("{e:?}"))?;
@@ -398,16 +445,39 @@ impl Backend for Server {
     fn specials(&self, good: &Copy) -> Vec<Special<Copy>> {
         let mut all = Vec::new();
         for (name, says, sql) in [
-            ("a later schema version", "schema version 99", "INSERT INTO migration VALUES (99, 'later')"),
+            (
+                "a later schema version",
+                "schema version 99",
+                "INSERT INTO migration VALUES (99, 'later')",
+            ),
             ("a table more", "extra", "CREATE TABLE extra (x int)"),
             ("a view more", "extra", "CREATE VIEW extra AS SELECT 1 AS x"),
-            ("an index more", "extra", "CREATE INDEX extra ON checkpoint (note)"),
-            ("a function more", "extra", "CREATE FUNCTION extra() RETURNS int LANGUAGE sql AS 'SELECT 1'"),
+            (
+                "an index more",
+                "extra",
+                "CREATE INDEX extra ON checkpoint (note)",
+            ),
+            (
+                "a function more",
+                "extra",
+                "CREATE FUNCTION extra() RETURNS int LANGUAGE sql AS 'SELECT 1'",
+            ),
             ("a type more", "extra", "CREATE TYPE extra AS ENUM ('x')"),
-            ("a trigger more", "extra", "CREATE TRIGGER extra BEFORE INSERT ON token EXECUTE FUNCTION refuse_change()"),
-            ("the function that refuses changes replaced", "refuse_change",
-                "CREATE OR REPLACE FUNCTION refuse_change() RETURNS trigger LANGUAGE plpgsql AS 'BEGIN RETURN NULL; END'"),
-            ("the trigger that refuses changes off", "append_only", "ALTER TABLE entry DISABLE TRIGGER append_only"),
+            (
+                "a trigger more",
+                "extra",
+                "CREATE TRIGGER extra BEFORE INSERT ON token EXECUTE FUNCTION refuse_change()",
+            ),
+            (
+                "the function that refuses changes replaced",
+                "refuse_change",
+                "CREATE OR REPLACE FUNCTION refuse_change() RETURNS trigger LANGUAGE plpgsql AS 'BEGIN RETURN NULL; END'",
+            ),
+            (
+                "the trigger that refuses changes off",
+                "append_only",
+                "ALTER TABLE entry DISABLE TRIGGER append_only",
+            ),
         ] {
             all.push(by_sql(name.to_owned(), &[says], sql.to_owned()));
         }
@@ -432,7 +502,11 @@ fn by_sql(name: String, says: &[&str], sql: String) -> Special<Copy> {
 fn table_specials(good: &Copy, table: &Table) -> Vec<Special<Copy>> {
     let name = table.name.as_str();
     let mut all = vec![
-        by_sql(format!("table {name} dropped"), &[name, "no store"], format!("DROP TABLE {name}")),
+        by_sql(
+            format!("table {name} dropped"),
+            &[name, "no store"],
+            format!("DROP TABLE {name}"),
+        ),
         by_sql(
             format!("table {name} renamed"),
             &[name, "renamed", "no store"],
@@ -451,7 +525,9 @@ fn table_specials(good: &Copy, table: &Table) -> Vec<Special<Copy>> {
         by_sql(
             format!("rows of table {name} hidden"),
             &[name],
-            format!("ALTER TABLE {name} ENABLE ROW LEVEL SECURITY; ALTER TABLE {name} FORCE ROW LEVEL SECURITY"),
+            format!(
+                "ALTER TABLE {name} ENABLE ROW LEVEL SECURITY; ALTER TABLE {name} FORCE ROW LEVEL SECURITY"
+            ),
         ),
         by_sql(
             format!("inserts into table {name} made nothing"),
@@ -478,11 +554,19 @@ fn table_specials(good: &Copy, table: &Table) -> Vec<Special<Copy>> {
     for (index, definition) in indexes {
         let index = index.rsplit('.').next().unwrap().to_owned();
         if !index.ends_with("_pkey") {
-            all.push(by_sql(format!("index {index} dropped"), &[&index], format!("DROP INDEX {index}")));
+            all.push(by_sql(
+                format!("index {index} dropped"),
+                &[&index],
+                format!("DROP INDEX {index}"),
+            ));
         }
         let (_, by) = definition.split_once(" USING ").unwrap();
         for row in BTreeSet::from([0, rows.len() / 2, rows.len() - 1]) {
-            let keys = table.columns.iter().zip(&rows[row]).filter(|(column, _)| column.key);
+            let keys = table
+                .columns
+                .iter()
+                .zip(&rows[row])
+                .filter(|(column, _)| column.key);
             let other: Vec<String> = keys
                 .map(|(column, value)| format!("{} <> {}", column.name, literal(value)))
                 .collect();
@@ -496,7 +580,11 @@ fn table_specials(good: &Copy, table: &Table) -> Vec<Special<Copy>> {
                  DROP TABLE node; DROP INDEX partial; CHECKPOINT",
                 other.join(" OR ")
             );
-            all.push(by_sql(format!("index {index} without row {row}"), &[&index], sql));
+            all.push(by_sql(
+                format!("index {index} without row {row}"),
+                &[&index],
+                sql,
+            ));
         }
     }
     all

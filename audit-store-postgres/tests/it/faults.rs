@@ -1,0 +1,41 @@
+//! Fault pairs and simulations over PostgreSQL, in real time.
+
+use std::time::Duration;
+
+use audit_testkit::fault_pairs::{self, DiePoint, Sweep};
+
+use crate::support::place_or_skip;
+
+fn long() -> bool {
+    std::env::var_os("AUDIT_TEST_LONG").is_some()
+}
+
+/// A run lasts about 200 units; what the log does by time must still take much less than one.
+fn sweep() -> Sweep {
+    Sweep {
+        unit: Some(Duration::from_millis(5)),
+        long: long(),
+        ..Sweep::default()
+    }
+}
+
+#[test]
+fn a_process_that_dies_at_a_step_of_the_write_path_loses_invents_and_contradicts_nothing() {
+    let sweep = Sweep {
+        every: if long() { 1 } else { 6 },
+        hits_min: 1,
+        ..sweep()
+    };
+    let report = fault_pairs::deaths(&place_or_skip!(), &sweep);
+    println!("{report}");
+    assert_eq!(report.hits.len(), DiePoint::ALL.len());
+}
+
+#[test]
+fn a_call_that_fails_at_a_step_of_the_write_path_loses_invents_and_contradicts_nothing() {
+    let sweep = Sweep {
+        every: if long() { 1 } else { 25 },
+        ..sweep()
+    };
+    println!("{}", fault_pairs::faults(&place_or_skip!(), &sweep));
+}
