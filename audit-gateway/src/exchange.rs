@@ -689,7 +689,10 @@ impl Context {
                 shared.notice(
                     Severity::Error,
                     "response_lost",
-                    format!("the record of an answer was given up: {}", with_causes(&error)),
+                    format!(
+                        "the record of an answer was given up: {}",
+                        with_causes(&error)
+                    ),
                     Some(self.stem.id),
                 );
                 return;

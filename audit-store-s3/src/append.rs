@@ -198,7 +198,11 @@ impl Shared {
         bytes: Bytes,
         lock: Option<audit_core::time::Timestamp>,
     ) -> Result<()> {
-        match self.bucket.create(&names::payload(digest), bytes, lock).await {
+        match self
+            .bucket
+            .create(&names::payload(digest), bytes, lock)
+            .await
+        {
             Ok(Created::Ours) => Ok(()),
             Ok(Created::Theirs(_)) => Err(Error::corrupt(format!(
                 "{} holds other bytes than its name says",

@@ -147,7 +147,10 @@ impl Header {
         at.take(self.length)?;
         let mut out = Vec::new();
         for id in filled(self.first, self.end()) {
-            out.push(Tile::decode(id, at.take(TILE_BYTES)?).map_err(|e| at.wrong("has a malformed tile").because(e))?);
+            out.push(
+                Tile::decode(id, at.take(TILE_BYTES)?)
+                    .map_err(|e| at.wrong("has a malformed tile").because(e))?,
+            );
         }
         Ok(out)
     }
@@ -225,9 +228,7 @@ fn stored(at: &mut Cursor<'_>, object: &Bytes) -> Result<Stored> {
 /// The tiles that become full when a log grows from `first` to `size` entries, by level, then index.
 pub(crate) fn filled(first: u64, size: u64) -> impl Iterator<Item = TileId> {
     (0..LEVELS).flat_map(move |level| {
-        let tiles = |size: u64| {
-            size.checked_shr(8 * (u32::from(level) + 1)).unwrap_or(0)
-        };
+        let tiles = |size: u64| size.checked_shr(8 * (u32::from(level) + 1)).unwrap_or(0);
         (tiles(first)..tiles(size)).map(move |index| TileId {
             level,
             index,
@@ -252,10 +253,19 @@ pub(crate) struct Encoded {
     pub(crate) apart: Vec<([u8; 32], Bytes)>,
 }
 
-fn front(frame: &Frame, kind: u8, first: u64, count: [u8; 4], sections: (usize, usize, usize), edge: &EdgeTiles) -> Result<Vec<u8>> {
+fn front(
+    frame: &Frame,
+    kind: u8,
+    first: u64,
+    count: [u8; 4],
+    sections: (usize, usize, usize),
+    edge: &EdgeTiles,
+) -> Result<Vec<u8>> {
     let (tiles, entries, parts) = sections;
     if frame.number > NUMBER_MAX {
-        return Err(Error::invalid("the log has as many batches as there are numbers"));
+        return Err(Error::invalid(
+            "the log has as many batches as there are numbers",
+        ));
     }
     let mut out = Vec::with_capacity(HEADER_MAX.min(FIXED + 3 * 4096) + tiles + entries + parts);
     out.extend_from_slice(MAGIC);
@@ -271,15 +281,29 @@ fn front(frame: &Frame, kind: u8, first: u64, count: [u8; 4], sections: (usize, 
     out.extend_from_slice(&(parts as u64).to_be_bytes());
     for level in 0..LEVELS {
         let hashes = edge.tile(level);
-        out.extend_from_slice(&u16::try_from(hashes.len()).unwrap_or(u16::MAX).to_be_bytes());
-        hashes.iter().for_each(|hash| out.extend_from_slice(hash.as_bytes()));
+        out.extend_from_slice(
+            &u16::try_from(hashes.len())
+                .unwrap_or(u16::MAX)
+                .to_be_bytes(),
+        );
+        hashes
+            .iter()
+            .for_each(|hash| out.extend_from_slice(hash.as_bytes()));
     }
     Ok(out)
 }
 
 /// The object of a number at which nothing stands.
 pub(crate) fn skipped(frame: &Frame, head: &Head) -> Result<Bytes> {
-    front(frame, KIND_SKIPPED, head.size, [0; 4], (0, 0, 0), &head.edge).map(Bytes::from)
+    front(
+        frame,
+        KIND_SKIPPED,
+        head.size,
+        [0; 4],
+        (0, 0, 0),
+        &head.edge,
+    )
+    .map(Bytes::from)
 }
 
 /// The object of a batch that [`check`] found to fit `head`; `after` is the head behind it.
@@ -288,7 +312,10 @@ pub(crate) fn encode(frame: &Frame, batch: &Batch, head: &Head, after: &Head) ->
     for id in filled(head.size, after.size) {
         let tile = batch.tiles.iter().find(|tile| tile.id == id);
         let tile = tile.filter(|tile| tile.hashes.len() == usize::from(TILE_WIDTH));
-        tiles.extend(tile.ok_or_else(|| unfit(head, format!("{id} is missing")))?.encode());
+        tiles.extend(
+            tile.ok_or_else(|| unfit(head, format!("{id} is missing")))?
+                .encode(),
+        );
     }
     let mut entries = Vec::with_capacity(batch.rows.len() * 600);
     let mut parts = Vec::new();

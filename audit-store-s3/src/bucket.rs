@@ -328,7 +328,10 @@ impl Bucket {
         let mut headers = vec![
             ("if-none-match", "*".to_owned()),
             // S3 asks for a checksum with every lock.
-            ("x-amz-checksum-sha256", STANDARD.encode(Sha256::digest(&bytes))),
+            (
+                "x-amz-checksum-sha256",
+                STANDARD.encode(Sha256::digest(&bytes)),
+            ),
         ];
         if let Some(until) = lock {
             headers.push(("x-amz-object-lock-mode", "COMPLIANCE".to_owned()));
@@ -383,7 +386,10 @@ impl Bucket {
                 return Err(if maybe_done {
                     Error::new(
                         ErrorKind::Unknown,
-                        format!("writing {} was not answered, and may have happened", self.place(key)),
+                        format!(
+                            "writing {} was not answered, and may have happened",
+                            self.place(key)
+                        ),
                     )
                     .because(why)
                 } else if why.kind() == ErrorKind::Unavailable {
@@ -431,7 +437,12 @@ impl Bucket {
     }
 
     /// Keys with a beginning, after a key, in order; at most a thousand.
-    pub(crate) async fn list(&self, beginning: &str, after: &str, limit: usize) -> Result<Vec<Listed>> {
+    pub(crate) async fn list(
+        &self,
+        beginning: &str,
+        after: &str,
+        limit: usize,
+    ) -> Result<Vec<Listed>> {
         let doing = "listing";
         let full = format!("{}{beginning}", self.prefix);
         let start = if after.is_empty() {
@@ -440,7 +451,11 @@ impl Bucket {
             format!("{}{after}", self.prefix)
         };
         let limit = limit.clamp(1, 1000).to_string();
-        let mut query = vec![("list-type", "2"), ("max-keys", &*limit), ("prefix", &*full)];
+        let mut query = vec![
+            ("list-type", "2"),
+            ("max-keys", &*limit),
+            ("prefix", &*full),
+        ];
         if !start.is_empty() {
             query.push(("start-after", &*start));
         }

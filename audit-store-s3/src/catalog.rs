@@ -84,7 +84,11 @@ impl Shared {
             let Some(last) = page.last() else { break };
             after.clone_from(&last.key);
             for listed in &page {
-                if let Some(Name::Run { level: 1, from, until }) = Name::parse(&listed.key)
+                if let Some(Name::Run {
+                    level: 1,
+                    from,
+                    until,
+                }) = Name::parse(&listed.key)
                     && from % RUN_BATCHES == 0
                     && until.checked_sub(from) == Some(RUN_BATCHES)
                 {
@@ -174,13 +178,16 @@ impl Shared {
                 block
             } else {
                 let range = fence.offset..fence.offset + u64::from(fence.length);
-                self.bucket.get_range(&name, range).await.map_err(|e| match e.kind() {
-                    ErrorKind::NotFound => Error::unavailable(format!(
-                        "{name} was removed while it was read; hint: try again"
-                    ))
-                    .because(e),
-                    _ => e,
-                })?
+                self.bucket
+                    .get_range(&name, range)
+                    .await
+                    .map_err(|e| match e.kind() {
+                        ErrorKind::NotFound => Error::unavailable(format!(
+                            "{name} was removed while it was read; hint: try again"
+                        ))
+                        .because(e),
+                        _ => e,
+                    })?
             };
             let found = run::records(&name, section, fence, &block)?.into_iter();
             let found = found.filter(|record| *record >= lower && *record < upper);

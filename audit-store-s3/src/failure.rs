@@ -28,7 +28,11 @@ pub(crate) fn refused(doing: &str, place: &str, reply: &Reply, skew_seconds: i64
             format!(
                 "; hint: this machine's clock is {} s {} the server's, more than 15 minutes are refused",
                 skew_seconds.abs(),
-                if skew_seconds > 0 { "behind" } else { "ahead of" },
+                if skew_seconds > 0 {
+                    "behind"
+                } else {
+                    "ahead of"
+                },
             ),
         ),
         (StatusCode::NOT_FOUND, "NoSuchBucket") => (
@@ -45,7 +49,8 @@ pub(crate) fn refused(doing: &str, place: &str, reply: &Reply, skew_seconds: i64
         ),
         (StatusCode::FORBIDDEN | StatusCode::UNAUTHORIZED, _) => (
             ErrorKind::Unavailable,
-            "; hint: the credentials may not do this; docs/s3-layout.md lists the rights".to_owned(),
+            "; hint: the credentials may not do this; docs/s3-layout.md lists the rights"
+                .to_owned(),
         ),
         (status, _) if status.is_redirection() => (
             ErrorKind::Unavailable,
@@ -53,7 +58,10 @@ pub(crate) fn refused(doing: &str, place: &str, reply: &Reply, skew_seconds: i64
         ),
         _ => (ErrorKind::Unavailable, String::new()),
     };
-    Error::new(kind, format!("{doing} {place}: the server said {said}{hint}"))
+    Error::new(
+        kind,
+        format!("{doing} {place}: the server said {said}{hint}"),
+    )
 }
 
 /// An error of object_store. Its texts hold the address and the server's answer, no credentials; a signature isn't in them.

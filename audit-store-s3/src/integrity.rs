@@ -119,7 +119,9 @@ impl Shared {
                 .at(header.first));
             }
             if is_locked {
-                self.check_locked(&name).await.map_err(|e| e.at(header.first))?;
+                self.check_locked(&name)
+                    .await
+                    .map_err(|e| e.at(header.first))?;
             }
             if (number + 1) % RUN_BATCHES == 0 {
                 self.check_run(number + 1 - RUN_BATCHES).await?;
@@ -169,7 +171,9 @@ impl Shared {
         }
         loop {
             let page = self.bucket.list(names::CHECKPOINTS, &after, 1000).await?;
-            let Some(end) = page.last() else { return Ok(()) };
+            let Some(end) = page.last() else {
+                return Ok(());
+            };
             after.clone_from(&end.key);
             for listed in &page {
                 if is_locked {
@@ -228,7 +232,9 @@ impl Shared {
         let mut after = String::new();
         loop {
             let page = self.bucket.list("tile/", &after, 1000).await?;
-            let Some(end) = page.last() else { return Ok(()) };
+            let Some(end) = page.last() else {
+                return Ok(());
+            };
             after.clone_from(&end.key);
             for listed in &page {
                 let fits = |id: TileId| {
@@ -249,7 +255,8 @@ impl Shared {
                         }
                         let hashes = self.batch_tile(id, tip).await?;
                         let object = self.bucket.get(&listed.key).await?;
-                        if object.is_some_and(|object| object.bytes != Tile { id, hashes }.encode()) {
+                        if object.is_some_and(|object| object.bytes != Tile { id, hashes }.encode())
+                        {
                             return Err(wrong());
                         }
                     }

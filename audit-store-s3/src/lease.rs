@@ -211,7 +211,12 @@ impl Drop for PublisherLease {
             };
             runtime.spawn(async move {
                 let Ok(bytes) = body.encode() else { return };
-                drop(shared.bucket.swap(names::LEASE, Some(&own.etag), bytes).await);
+                drop(
+                    shared
+                        .bucket
+                        .swap(names::LEASE, Some(&own.etag), bytes)
+                        .await,
+                );
             });
         }
     }

@@ -61,7 +61,9 @@ impl LogObject {
             .map_err(|e| Error::corrupt("the object `log` is malformed").because(e))?;
         check_origin(&said.origin)
             .map_err(|e| Error::corrupt("the object `log` has a malformed origin").because(e))?;
-        if said.lock != (1..=36_500).contains(&said.retain_days) || !said.lock && said.retain_days != 0 {
+        if said.lock != (1..=36_500).contains(&said.retain_days)
+            || !said.lock && said.retain_days != 0
+        {
             return Err(Error::corrupt(format!(
                 "the object `log` has retain_days {}",
                 said.retain_days

@@ -138,14 +138,25 @@ mod tests {
                     until: 128,
                 },
             ),
-            ("tile/entries/x001/234.p/5".to_owned(), Name::Entries(1234, 5)),
+            (
+                "tile/entries/x001/234.p/5".to_owned(),
+                Name::Entries(1234, 5),
+            ),
             ("log".to_owned(), Name::Log),
         ] {
             assert_eq!(Name::parse(&key), Some(name), "{key}");
         }
         for key in [
-            "", "logs", "batch/7", "batch/+000000000000007", "payload/AA", "side/0000000000000003",
-            "run/1/64", "tile/0/1", "checkpoints/99999999999999999999", "a/log",
+            "",
+            "logs",
+            "batch/7",
+            "batch/+000000000000007",
+            "payload/AA",
+            "side/0000000000000003",
+            "run/1/64",
+            "tile/0/1",
+            "checkpoints/99999999999999999999",
+            "a/log",
         ] {
             assert_eq!(Name::parse(key), None, "{key}");
         }

@@ -122,7 +122,9 @@ impl S3Options {
                     })?;
                     options.retain_days = days;
                 }
-                _ => return refuse("has an option that is not known, or a value that it can't have"),
+                _ => {
+                    return refuse("has an option that is not known, or a value that it can't have");
+                }
             }
         }
         options.check()?;
@@ -159,13 +161,17 @@ impl S3Options {
                 .map_err(|e| Error::invalid("the endpoint is no URL").because(e))?;
             let host = uri.host().unwrap_or_default().trim_matches(['[', ']']);
             let here = host == "localhost"
-                || host.parse::<IpAddr>().is_ok_and(|address| address.is_loopback());
+                || host
+                    .parse::<IpAddr>()
+                    .is_ok_and(|address| address.is_loopback());
             let plain = uri.scheme_str() == Some("http");
             if !plain && uri.scheme_str() != Some("https") {
                 return refuse("the endpoint begins with https:// or http://");
             }
             if uri.authority().is_some_and(|a| a.as_str().contains('@'))
-                || uri.path_and_query().is_some_and(|path| path.as_str() != "/")
+                || uri
+                    .path_and_query()
+                    .is_some_and(|path| path.as_str() != "/")
             {
                 return refuse("the endpoint has a host and maybe a port, nothing else");
             }
@@ -252,7 +258,8 @@ fn decode(value: &str) -> Result<String> {
     let mut bytes = value.bytes();
     while let Some(byte) = bytes.next() {
         if byte == b'%' {
-            let digits = [bytes.next(), bytes.next()].map(|d| d.and_then(|d| char::from(d).to_digit(16)));
+            let digits =
+                [bytes.next(), bytes.next()].map(|d| d.and_then(|d| char::from(d).to_digit(16)));
             let [Some(high), Some(low)] = digits else {
                 return Err(wrong());
             };
@@ -272,9 +279,15 @@ mod tests {
     fn a_url_says_bucket_prefix_and_how_to_get_there() {
         let url = "s3://audit-logs/prod/eu?region=eu-central-1&retain_days=2557";
         let options = S3Options::parse_url(url).unwrap();
-        assert_eq!((&*options.bucket, &*options.prefix), ("audit-logs", "prod/eu"));
+        assert_eq!(
+            (&*options.bucket, &*options.prefix),
+            ("audit-logs", "prod/eu")
+        );
         assert_eq!(options.region.as_deref(), Some("eu-central-1"));
-        assert_eq!((options.retain_days, options.without_object_lock), (2557, false));
+        assert_eq!(
+            (options.retain_days, options.without_object_lock),
+            (2557, false)
+        );
         let url = "s3://bucket/log?endpoint=http%3A%2F%2F127.0.0.1%3A9000&object_lock=no";
         let options = S3Options::parse_url(url).unwrap();
         assert_eq!(options.endpoint.as_deref(), Some("http://127.0.0.1:9000"));
@@ -284,16 +297,29 @@ mod tests {
     #[test]
     fn what_is_no_such_url_is_refused_without_being_repeated() {
         for url in [
-            "s3:bucket/log", "s3://bucket", "s3://bucket/", "s3://bucket//log", "s3://b/log",
-            "s3://bucket/a/../log", "s3://bucket/log?hunter2=1", "s3://bucket/log?object_lock=hunter2",
-            "s3://bucket/log?retain_days=0", "s3://bucket/log?retain_days=36501",
-            "s3://bucket/log?endpoint=http://example.com", "s3://bucket/log?endpoint=ftp://127.0.0.1",
-            "s3://bucket/log?endpoint=https://hunter2@example.com", "s3://bucket/log?endpoint=%zz",
-            "s3://AKIA:hunter2@bucket/log", "s3://bucket/log hunter2",
+            "s3:bucket/log",
+            "s3://bucket",
+            "s3://bucket/",
+            "s3://bucket//log",
+            "s3://b/log",
+            "s3://bucket/a/../log",
+            "s3://bucket/log?hunter2=1",
+            "s3://bucket/log?object_lock=hunter2",
+            "s3://bucket/log?retain_days=0",
+            "s3://bucket/log?retain_days=36501",
+            "s3://bucket/log?endpoint=http://example.com",
+            "s3://bucket/log?endpoint=ftp://127.0.0.1",
+            "s3://bucket/log?endpoint=https://hunter2@example.com",
+            "s3://bucket/log?endpoint=%zz",
+            "s3://AKIA:hunter2@bucket/log",
+            "s3://bucket/log hunter2",
         ] {
             let error = S3Options::parse_url(url).unwrap_err();
             assert_eq!(error.kind(), audit_core::ErrorKind::Invalid, "{url}");
-            assert!(!format!("{error:?}").contains("hunter2"), "{url}: {error:?}");
+            assert!(
+                !format!("{error:?}").contains("hunter2"),
+                "{url}: {error:?}"
+            );
         }
     }
 }

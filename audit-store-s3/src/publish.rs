@@ -5,9 +5,7 @@ use std::sync::atomic::Ordering;
 
 use audit_core::store::Tile;
 use audit_core::{Error, Result};
-use audit_tlog::tile::{
-    SIZE_MAX, TILE_WIDTH, TileId, encode_entry_bundle, entries_path,
-};
+use audit_tlog::tile::{SIZE_MAX, TILE_WIDTH, TileId, encode_entry_bundle, entries_path};
 
 use crate::batch::{Header, LEVELS};
 use crate::bucket::Created;
@@ -25,7 +23,10 @@ impl Shared {
         let log = self.log_or_invalid().await?;
         // A publisher that has nothing to do says the same each second.
         let known = locked(&self.latest).clone();
-        if known.as_ref().is_some_and(|(s, n)| *s == size && **n == note) {
+        if known
+            .as_ref()
+            .is_some_and(|(s, n)| *s == size && **n == note)
+        {
             return Ok(());
         }
         let mut tip = locked(&self.last_tip).clone();
@@ -39,7 +40,10 @@ impl Shared {
             )));
         };
         if note.len() > NOTE_BYTES_MAX {
-            return Err(Error::invalid(format!("a checkpoint of {} bytes", note.len())));
+            return Err(Error::invalid(format!(
+                "a checkpoint of {} bytes",
+                note.len()
+            )));
         }
         let latest = match known {
             Some((latest, note)) if latest < size => Some((latest, note)),
@@ -104,7 +108,10 @@ impl Shared {
         if size == self.published_asked.swap(size, Ordering::SeqCst) {
             return Ok(false);
         }
-        Ok(self.latest().await?.is_some_and(|(published, _)| covered(published)))
+        Ok(self
+            .latest()
+            .await?
+            .is_some_and(|(published, _)| covered(published)))
     }
 
     /// Writes the tiles and entry bundles by which a tree of `after` entries differs from one of `before`.
@@ -157,8 +164,11 @@ impl Shared {
             next += (entries.len() - before) as u64;
         }
         let entries: Vec<&[u8]> = entries.iter().map(Vec::as_slice).collect();
-        encode_entry_bundle(&entries)
-            .map_err(|e| Error::corrupt("the entries fit no bundle").because(e).at(first))
+        encode_entry_bundle(&entries).map_err(|e| {
+            Error::corrupt("the entries fit no bundle")
+                .because(e)
+                .at(first)
+        })
     }
 }
 
@@ -172,4 +182,3 @@ pub(crate) fn changed(before: u64, after: u64) -> impl Iterator<Item = TileId> {
             .filter(move |id| TileId::in_tree(level, id.index, before) != Some(*id))
     })
 }
-

@@ -61,7 +61,9 @@ impl Shared {
                 Segment::Run(footer) => {
                     let lower = event.as_bytes();
                     let upper = [&lower[..], &ABOVE].concat();
-                    let found = self.scan(&footer, Section::Events, lower, &upper, 1).await?;
+                    let found = self
+                        .scan(&footer, Section::Events, lower, &upper, 1)
+                        .await?;
                     found.first().map(|record| index_of(record))
                 }
                 Segment::Sides(numbers) => {
@@ -260,7 +262,11 @@ impl Shared {
     }
 
     /// The record of a data key, and the number of the batch whose side pack has it.
-    pub(crate) async fn key_and_batch(&self, id: Uuid, segments: &[Segment]) -> Result<Option<(KeyRecord, u64)>> {
+    pub(crate) async fn key_and_batch(
+        &self,
+        id: Uuid,
+        segments: &[Segment],
+    ) -> Result<Option<(KeyRecord, u64)>> {
         for segment in segments {
             match segment {
                 Segment::Run(footer) => {
@@ -333,7 +339,9 @@ impl Shared {
     /// See [`audit_core::store::ReadStore::keys`].
     pub(crate) async fn keys(&self, after: Option<Uuid>, limit: usize) -> Result<Vec<KeyRecord>> {
         let mut least = Least::new(limit);
-        let lower = after.map_or(Vec::new(), |id| [&id.as_bytes()[..], &[0xff; KEY_BYTES]].concat());
+        let lower = after.map_or(Vec::new(), |id| {
+            [&id.as_bytes()[..], &[0xff; KEY_BYTES]].concat()
+        });
         for segment in self.all_segments().await? {
             match segment {
                 Segment::Run(footer) => {

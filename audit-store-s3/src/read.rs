@@ -66,7 +66,10 @@ impl Shared {
                     return Ok(out);
                 }
                 let stored = if row.erased { Stored::None } else { stored };
-                let tokens = row.tokens.as_ref().map_or(0, |set| 16 + 16 * set.tokens.len());
+                let tokens = row
+                    .tokens
+                    .as_ref()
+                    .map_or(0, |set| 16 + 16 * set.tokens.len());
                 let total = entry.len() as u64 + tokens as u64 + stored.length();
                 if total > left && !out.is_empty() {
                     return Ok(out);
@@ -142,8 +145,8 @@ impl Shared {
         let number = self.locate(leaf, tip).await?;
         let header = self.header(number).await?;
         let width = usize::from(id.width);
-        let on_edge = TileId::in_tree(id.level, id.index, header.end())
-            .is_some_and(|tile| !tile.is_full());
+        let on_edge =
+            TileId::in_tree(id.level, id.index, header.end()).is_some_and(|tile| !tile.is_full());
         let mut hashes = if on_edge {
             header.edge.tile(id.level).to_vec()
         } else {
@@ -187,7 +190,12 @@ impl Shared {
     }
 
     /// See [`audit_core::store::ReadStore::tiles`].
-    pub(crate) async fn tiles(&self, level: u8, after: Option<u64>, limit: usize) -> Result<Vec<Tile>> {
+    pub(crate) async fn tiles(
+        &self,
+        level: u8,
+        after: Option<u64>,
+        limit: usize,
+    ) -> Result<Vec<Tile>> {
         let mut out = Vec::new();
         let Some(tip) = self.tip().await? else {
             return Ok(out);
@@ -223,14 +231,15 @@ impl Shared {
             latest = Some((size, note));
         }
         loop {
-            let after = latest.as_ref().map_or(String::new(), |(size, _)| names::checkpoint(*size));
+            let after = latest
+                .as_ref()
+                .map_or(String::new(), |(size, _)| names::checkpoint(*size));
             let page = self.bucket.list(names::CHECKPOINTS, &after, 1000).await?;
             let Some(last) = page.last() else { break };
             let size = checkpoint_size(&last.key)?;
             let note = self.checkpoint(size).await?;
-            let note = note.ok_or_else(|| {
-                Error::corrupt(format!("{} is listed and not there", last.key))
-            })?;
+            let note = note
+                .ok_or_else(|| Error::corrupt(format!("{} is listed and not there", last.key)))?;
             latest = Some((size, note));
             if page.len() < 1000 {
                 break;
@@ -250,7 +259,11 @@ impl Shared {
     }
 
     /// See [`audit_core::store::ReadStore::checkpoints`].
-    pub(crate) async fn checkpoints(&self, after: u64, limit: usize) -> Result<Vec<(u64, Vec<u8>)>> {
+    pub(crate) async fn checkpoints(
+        &self,
+        after: u64,
+        limit: usize,
+    ) -> Result<Vec<(u64, Vec<u8>)>> {
         let mut out: Vec<(u64, Vec<u8>)> = Vec::new();
         while out.len() < limit {
             let last = out.last().map_or(after, |(size, _)| *size);

@@ -71,12 +71,16 @@ impl Shared {
             )));
         }
         if !versioning.status.is_success() {
-            return Err(self.bucket.refused("reading the versioning of", "", &versioning));
+            return Err(self
+                .bucket
+                .refused("reading the versioning of", "", &versioning));
         }
         let lock = ask("object-lock").await?;
         let code = failure::code(&lock.body);
         if !lock.status.is_success() && code != "ObjectLockConfigurationNotFoundError" {
-            return Err(self.bucket.refused("reading the lock configuration of", "", &lock));
+            return Err(self
+                .bucket
+                .refused("reading the lock configuration of", "", &lock));
         }
         let root = if lock.status.is_success() {
             Some(Node::parse(&lock.body)?)
@@ -111,7 +115,14 @@ impl Shared {
     pub(crate) async fn lock_of(&self, key: &str) -> Result<LockStatus> {
         let reply = self
             .bucket
-            .ask("asking for", Method::HEAD, Some(key), &[], &[], &Bytes::new())
+            .ask(
+                "asking for",
+                Method::HEAD,
+                Some(key),
+                &[],
+                &[],
+                &Bytes::new(),
+            )
             .await?;
         if reply.status == StatusCode::NOT_FOUND {
             return Err(Error::new(
@@ -127,8 +138,11 @@ impl Shared {
         let locked_until = match (mode, until) {
             (Some("COMPLIANCE"), Some(until)) => {
                 let until = Timestamp::parse_rfc3339(until).map_err(|e| {
-                    Error::corrupt(format!("{} is locked until no time", self.bucket.place(key)))
-                        .because(e)
+                    Error::corrupt(format!(
+                        "{} is locked until no time",
+                        self.bucket.place(key)
+                    ))
+                    .because(e)
                 })?;
                 Some(until)
             }
@@ -248,7 +262,14 @@ impl Shared {
         let headers = [("x-amz-checksum-sha256", checksum)];
         let reply = self
             .bucket
-            .ask("locking", Method::PUT, Some(key), &[(what, "")], &headers, &body)
+            .ask(
+                "locking",
+                Method::PUT,
+                Some(key),
+                &[(what, "")],
+                &headers,
+                &body,
+            )
             .await?;
         if reply.status.is_success() {
             Ok(())

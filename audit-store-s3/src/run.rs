@@ -70,7 +70,9 @@ impl Footer {
     /// The blocks that can hold records from `lower` on, before `upper`.
     pub(crate) fn blocks(&self, section: Section, lower: &[u8], upper: &[u8]) -> &[Fence] {
         let fences = &self.sections[section as usize];
-        let begin = fences.partition_point(|fence| &*fence.first <= lower).saturating_sub(1);
+        let begin = fences
+            .partition_point(|fence| &*fence.first <= lower)
+            .saturating_sub(1);
         let end = fences.partition_point(|fence| &*fence.first < upper);
         fences.get(begin..end).unwrap_or_default()
     }
@@ -162,7 +164,9 @@ pub(crate) fn records<'a>(
             Section::Kinds => 1 + usize::from(*first) + 16,
         };
         let Some((record, more)) = rest.split_at_checked(length) else {
-            return Err(Error::corrupt(format!("{name} has a record that is cut off")));
+            return Err(Error::corrupt(format!(
+                "{name} has a record that is cut off"
+            )));
         };
         out.push(record);
         rest = more;
@@ -192,7 +196,13 @@ pub(crate) fn kind_prefix(kind: &str) -> Vec<u8> {
 }
 
 /// The run of the batches from `from` on, up to `until`, from the side packs of those that have rows.
-pub(crate) fn build(level: u8, from: u64, until: u64, changes: u64, sides: &[Arc<Side>]) -> Result<Option<Bytes>> {
+pub(crate) fn build(
+    level: u8,
+    from: u64,
+    until: u64,
+    changes: u64,
+    sides: &[Arc<Side>],
+) -> Result<Option<Bytes>> {
     let (Some(first), Some(last)) = (sides.first(), sides.last()) else {
         return Ok(None);
     };
@@ -246,7 +256,12 @@ pub(crate) fn build(level: u8, from: u64, until: u64, changes: u64, sides: &[Arc
             let (block, more) = rest.split_at(count.max(1));
             rest = more;
             let block = block.concat();
-            fences.push((out.len() as u64, block.len(), Sha256::digest(&block), first.clone()));
+            fences.push((
+                out.len() as u64,
+                block.len(),
+                Sha256::digest(&block),
+                first.clone(),
+            ));
             out.extend_from_slice(&block);
         }
         footer.extend_from_slice(&length32("an index run", fences.len())?);

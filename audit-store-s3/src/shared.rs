@@ -221,7 +221,9 @@ impl Shared {
         if let Some(header) = known {
             return Ok(header);
         }
-        self.read_header(number).await?.ok_or_else(|| missing(number))
+        self.read_header(number)
+            .await?
+            .ok_or_else(|| missing(number))
     }
 
     /// The number of the batch that has the row `index`; there must be one.
@@ -252,7 +254,10 @@ impl Shared {
                 / u128::from((high_first - low_first).max(1));
             let guess = low + u64::try_from(share).unwrap_or(0);
             let eighth = (high - low) / 8;
-            let middle = guess.clamp(low + eighth.max(1).min(high - low - 1), high - 1 - eighth.min(high - low - 2));
+            let middle = guess.clamp(
+                low + eighth.max(1).min(high - low - 1),
+                high - 1 - eighth.min(high - low - 2),
+            );
             let header = self.header(middle).await?;
             if header.first > index {
                 (high, high_first) = (middle, header.first);
@@ -376,7 +381,11 @@ impl Shared {
     /// The side pack of a batch, from the bucket.
     pub(crate) async fn read_side(&self, header: &Header) -> Result<Side> {
         let name = names::side(header.number, &header.nonce);
-        let object = self.bucket.get(&name).await.map_err(|e| e.at(header.first))?;
+        let object = self
+            .bucket
+            .get(&name)
+            .await
+            .map_err(|e| e.at(header.first))?;
         let object = object.ok_or_else(|| {
             Error::corrupt(format!("side pack {name} is missing")).at(header.first)
         })?;
@@ -422,7 +431,8 @@ impl Cache {
         if self.places.len() >= PLACES_MAX {
             self.places.clear();
         }
-        self.places.insert(header.first, (header.number, header.count));
+        self.places
+            .insert(header.first, (header.number, header.count));
     }
 
     fn header(&mut self, header: &Arc<Header>) {

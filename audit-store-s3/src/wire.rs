@@ -121,7 +121,12 @@ mod tests {
     fn the_date_of_a_server_is_read() {
         let date = http_date("Sun, 22 Nov 2026 10:44:21 GMT").unwrap();
         assert_eq!(date.to_string(), "2026-11-22T10:44:21.000000Z");
-        for other in ["", "Sun, 22 Nov 2026 10:44:21", "Sun, 22 Foo 2026 10:44:21 GMT", "now"] {
+        for other in [
+            "",
+            "Sun, 22 Nov 2026 10:44:21",
+            "Sun, 22 Foo 2026 10:44:21 GMT",
+            "now",
+        ] {
             assert_eq!(http_date(other), None, "{other}");
         }
     }

@@ -22,11 +22,15 @@ impl Node {
         if bytes.len() > XML_BYTES_MAX {
             return Err(wrong(format!("has {} bytes", bytes.len())));
         }
-        let text = std::str::from_utf8(bytes).map_err(|e| wrong("is not text".to_owned()).because(e))?;
+        let text =
+            std::str::from_utf8(bytes).map_err(|e| wrong("is not text".to_owned()).because(e))?;
         let mut reader = Reader::from_str(text);
         let mut open = vec![Self::default()];
         loop {
-            match reader.read_event().map_err(|e| wrong("is no XML".to_owned()).because(e))? {
+            match reader
+                .read_event()
+                .map_err(|e| wrong("is no XML".to_owned()).because(e))?
+            {
                 Event::Start(start) => {
                     if open.len() > DEPTH_MAX {
                         return Err(wrong("is nested too deep".to_owned()));
@@ -47,19 +51,25 @@ impl Node {
                     }
                 }
                 Event::Text(part) => {
-                    let part = part.decode().map_err(|e| wrong("is no XML".to_owned()).because(e))?;
+                    let part = part
+                        .decode()
+                        .map_err(|e| wrong("is no XML".to_owned()).because(e))?;
                     if let Some(node) = open.last_mut() {
                         node.text.push_str(&part);
                     }
                 }
                 Event::CData(part) => {
-                    let part = part.decode().map_err(|e| wrong("is no XML".to_owned()).because(e))?;
+                    let part = part
+                        .decode()
+                        .map_err(|e| wrong("is no XML".to_owned()).because(e))?;
                     if let Some(node) = open.last_mut() {
                         node.text.push_str(&part);
                     }
                 }
                 Event::GeneralRef(reference) => {
-                    let name = reference.decode().map_err(|e| wrong("is no XML".to_owned()).because(e))?;
+                    let name = reference
+                        .decode()
+                        .map_err(|e| wrong("is no XML".to_owned()).because(e))?;
                     let resolved = match &*name {
                         "amp" => Some('&'),
                         "lt" => Some('<'),
@@ -68,7 +78,8 @@ impl Node {
                         "apos" => Some('\''),
                         _ => reference.resolve_char_ref().ok().flatten(),
                     };
-                    let resolved = resolved.ok_or_else(|| wrong(format!("has an entity {name:?}")))?;
+                    let resolved =
+                        resolved.ok_or_else(|| wrong(format!("has an entity {name:?}")))?;
                     if let Some(node) = open.last_mut() {
                         node.text.push(resolved);
                     }

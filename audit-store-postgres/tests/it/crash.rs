@@ -61,8 +61,7 @@ async fn a_process_that_writes() {
     let (Some((host, work)), Some(url)) = (Work::given(), given()) else {
         return;
     };
-    let store = store_at(&url, work.creates);
-    work.run(&host, store).await.unwrap();
+    work.run(&host, store_at(&url, work.creates)).await.unwrap();
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]

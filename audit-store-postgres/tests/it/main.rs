@@ -17,6 +17,7 @@ mod own;
 mod plaintext;
 mod plans;
 mod processes;
+mod restarts;
 mod roles;
 mod support;
 mod tamper;

@@ -64,7 +64,11 @@ async fn what_was_acknowledged_before_sigkill_is_there_once() {
         .map_or(u64::from_ne_bytes(seed), |text| text.parse().unwrap());
     println!("seed: AUDIT_TEST_SEED={seed}");
     let killed = Killed(place);
-    let logs = if std::env::var_os("AUDIT_TEST_LONG").is_some() { 5 } else { 1 };
+    let logs = if std::env::var_os("AUDIT_TEST_LONG").is_some() {
+        5
+    } else {
+        1
+    };
     for log in 0..logs {
         killed.0.next();
         let dir = tempfile::tempdir().unwrap();

@@ -12,7 +12,9 @@ const ORIGIN: &str = "example.com/hostile";
 
 async fn append(store: &S3Store, rows: usize, seed: u64) -> audit_core::Result<u64> {
     let sample = Sample::new(rows, seed);
-    let head = store.append(Box::new(move |head| sample.batch(head))).await?;
+    let head = store
+        .append(Box::new(move |head| sample.batch(head)))
+        .await?;
     Ok(head.size)
 }
 
@@ -34,13 +36,19 @@ impl Place {
     }
 
     async fn delete(&self, key: &str) {
-        let reply = self.server.send(Method::DELETE, &self.target(key), &[], "").await;
+        let reply = self
+            .server
+            .send(Method::DELETE, &self.target(key), &[], "")
+            .await;
         assert_eq!(reply.status(), StatusCode::NO_CONTENT, "{key}");
     }
 
     async fn put(&self, key: &str, bytes: &[u8]) -> StatusCode {
         let bytes = bytes.to_vec();
-        self.server.send(Method::PUT, &self.target(key), &[], bytes).await.status()
+        self.server
+            .send(Method::PUT, &self.target(key), &[], bytes)
+            .await
+            .status()
     }
 }
 
@@ -61,7 +69,10 @@ async fn a_deleted_end_is_neither_read_as_shorter_nor_written_over() {
     let error = fresh.head().await.unwrap_err();
     assert_eq!(error.kind(), ErrorKind::Corrupt, "{error}");
     assert!(error.to_string().contains("delete marker"), "{error}");
-    assert_eq!(append(&fresh, 1, 9).await.unwrap_err().kind(), ErrorKind::Corrupt);
+    assert_eq!(
+        append(&fresh, 1, 9).await.unwrap_err().kind(),
+        ErrorKind::Corrupt
+    );
     drop(store);
     is_corrupt(&place, "delete marker").await;
 }
@@ -73,20 +84,32 @@ async fn a_fork_written_over_a_marker_is_found_by_its_second_version() {
     };
     // What stood there goes behind a marker, and then only-if-absent succeeds with another end.
     let name = "batch/0000000000000002";
-    let whole = place.server.send(Method::GET, &place.target(name), &[], "").await;
+    let whole = place
+        .server
+        .send(Method::GET, &place.target(name), &[], "")
+        .await;
     let mut bytes = whole.into_body().bytes().await.unwrap().to_vec();
     place.delete(name).await;
     let last = bytes.len() - 1;
     bytes[last] ^= 1;
     let absent = [("if-none-match", "*")];
-    let put = place.server.send(Method::PUT, &place.target(name), &absent, bytes).await;
+    let put = place
+        .server
+        .send(Method::PUT, &place.target(name), &absent, bytes)
+        .await;
     assert_eq!(put.status(), StatusCode::OK, "the server let it through");
     // Opening looks at the versions of the last batches, verifying at those of all.
     let error = place.store().description().await.unwrap_err();
     assert_eq!(error.kind(), ErrorKind::Corrupt, "{error}");
     let says = error.to_string();
-    assert!(says.contains("delete marker") || says.contains("second version"), "{says}");
-    assert_eq!(append(&place.store(), 1, 9).await.unwrap_err().kind(), ErrorKind::Corrupt);
+    assert!(
+        says.contains("delete marker") || says.contains("second version"),
+        "{says}"
+    );
+    assert_eq!(
+        append(&place.store(), 1, 9).await.unwrap_err().kind(),
+        ErrorKind::Corrupt
+    );
 }
 
 #[tokio::test(flavor = "multi_thread")]
@@ -94,7 +117,12 @@ async fn each_kind_of_object_that_was_replaced_deleted_or_added_is_found() {
     let Some((place, _store)) = filled().await else {
         return;
     };
-    for key in ["log", "batch/0000000000000000", "batch/0000000000000001", "checkpoints/00000000000000000015"] {
+    for key in [
+        "log",
+        "batch/0000000000000000",
+        "batch/0000000000000001",
+        "checkpoints/00000000000000000015",
+    ] {
         let Some((place, _store)) = filled().await else {
             return;
         };
@@ -103,7 +131,10 @@ async fn each_kind_of_object_that_was_replaced_deleted_or_added_is_found() {
             Err(e) => e,
             Ok(()) => panic!("{key} was replaced and nothing was said"),
         };
-        assert!(error.kind() == ErrorKind::Corrupt || key == "log", "{key}: {error}");
+        assert!(
+            error.kind() == ErrorKind::Corrupt || key == "log",
+            "{key}: {error}"
+        );
         assert!(error.to_string().contains(key), "{key}: {error}");
     }
     for (key, says) in [
@@ -111,7 +142,10 @@ async fn each_kind_of_object_that_was_replaced_deleted_or_added_is_found() {
         ("tile/entries/000.p/15", "tile/entries/000.p/15"),
         ("checkpoint", "`checkpoint`"),
     ] {
-        let there = place.server.send(Method::GET, &place.target(key), &[], "").await;
+        let there = place
+            .server
+            .send(Method::GET, &place.target(key), &[], "")
+            .await;
         assert_eq!(there.status(), StatusCode::OK, "{key} wasn't written");
         let bytes = there.into_body().bytes().await.unwrap();
         let mut other = bytes.to_vec();
@@ -123,7 +157,13 @@ async fn each_kind_of_object_that_was_replaced_deleted_or_added_is_found() {
         place.put(key, &bytes).await;
         place.store().integrity().await.unwrap();
     }
-    for key in ["readme.txt", "batch/3", "tile/0/000.p/99", "tile/entries/001", "checkpoints/00000000000000000000"] {
+    for key in [
+        "readme.txt",
+        "batch/3",
+        "tile/0/000.p/99",
+        "tile/entries/001",
+        "checkpoints/00000000000000000000",
+    ] {
         let Some((place, _store)) = filled().await else {
             return;
         };
@@ -153,7 +193,11 @@ async fn a_bucket_that_cannot_lock_is_refused_unless_that_is_wanted_and_then_rec
     let bucket = fresh_name("plain");
     server.make_bucket(&bucket, false).await;
     let options = with(&server, &bucket);
-    let error = S3Store::new(&options).unwrap().create(ORIGIN).await.unwrap_err();
+    let error = S3Store::new(&options)
+        .unwrap()
+        .create(ORIGIN)
+        .await
+        .unwrap_err();
     assert_eq!(error.kind(), ErrorKind::Invalid);
     assert!(error.to_string().contains("object_lock=no"), "{error}");
     let mut without = options.clone();
@@ -167,7 +211,10 @@ async fn a_bucket_that_cannot_lock_is_refused_unless_that_is_wanted_and_then_rec
     assert_eq!(store.description().await.unwrap().unwrap().origin, ORIGIN);
     assert!(!store.capabilities().retention_lock);
     store.integrity().await.unwrap();
-    let error = store.extend_retention(audit_core::time::Timestamp::EPOCH).await.unwrap_err();
+    let error = store
+        .extend_retention(audit_core::time::Timestamp::EPOCH)
+        .await
+        .unwrap_err();
     assert_eq!(error.kind(), ErrorKind::Invalid);
     // Erasing leaves nothing behind here either.
     let keys = store.keys(None, 10).await.unwrap();
@@ -183,12 +230,18 @@ async fn a_bucket_that_would_lock_what_must_be_erasable_is_refused() {
     let rule = "<ObjectLockConfiguration xmlns=\"http://s3.amazonaws.com/doc/2006-03-01/\"><ObjectLockEnabled>Enabled\
                 </ObjectLockEnabled><Rule><DefaultRetention><Mode>GOVERNANCE</Mode><Days>1</Days></DefaultRetention>\
                 </Rule></ObjectLockConfiguration>";
-    let set = server.send(Method::PUT, &format!("/{bucket}?object-lock="), &[], rule).await;
+    let set = server
+        .send(Method::PUT, &format!("/{bucket}?object-lock="), &[], rule)
+        .await;
     assert_eq!(set.status(), StatusCode::OK);
     for without_object_lock in [false, true] {
         let mut options = with(&server, &bucket);
         options.without_object_lock = without_object_lock;
-        let error = S3Store::new(&options).unwrap().create(ORIGIN).await.unwrap_err();
+        let error = S3Store::new(&options)
+            .unwrap()
+            .create(ORIGIN)
+            .await
+            .unwrap_err();
         assert_eq!(error.kind(), ErrorKind::Invalid);
         assert!(error.to_string().contains("default retention"), "{error}");
     }
@@ -204,6 +257,9 @@ async fn a_missing_bucket_is_named() {
         store.description().await.unwrap_err(),
     ] {
         assert_eq!(error.kind(), ErrorKind::NotFound, "{error}");
-        assert!(error.to_string().contains("there-is-no-such-bucket"), "{error}");
+        assert!(
+            error.to_string().contains("there-is-no-such-bucket"),
+            "{error}"
+        );
     }
 }

@@ -11,7 +11,12 @@ const DAY: i64 = 86_400_000_000;
 
 impl Place {
     async fn versions_of(&self, key: &str) -> Vec<String> {
-        let query = format!("/{}?versions=&prefix={}%2F{}", self.bucket, self.prefix().replace('/', "%2F"), key.replace('/', "%2F"));
+        let query = format!(
+            "/{}?versions=&prefix={}%2F{}",
+            self.bucket,
+            self.prefix().replace('/', "%2F"),
+            key.replace('/', "%2F")
+        );
         let reply = self.server.send(Method::GET, &query, &[], "").await;
         let text = String::from_utf8(reply.into_body().bytes().await.unwrap().to_vec()).unwrap();
         let mut ids = Vec::new();
@@ -27,8 +32,21 @@ impl Place {
     async fn delete_version(&self, key: &str) -> StatusCode {
         let versions = self.versions_of(key).await;
         assert_eq!(versions.len(), 1, "{key}");
-        let target = format!("/{}/{}/{key}?versionId={}", self.bucket, self.prefix(), versions[0]);
-        self.server.send(Method::DELETE, &target, &[("x-amz-bypass-governance-retention", "true")], "").await.status()
+        let target = format!(
+            "/{}/{}/{key}?versionId={}",
+            self.bucket,
+            self.prefix(),
+            versions[0]
+        );
+        self.server
+            .send(
+                Method::DELETE,
+                &target,
+                &[("x-amz-bypass-governance-retention", "true")],
+                "",
+            )
+            .await
+            .status()
     }
 }
 
@@ -56,11 +74,23 @@ async fn what_is_written_once_cannot_be_deleted_and_the_rest_can() {
     let now = System.now();
     let until = status.earliest.unwrap();
     assert!(until > now.plus_micros(DAY - 60_000_000) && until < now.plus_micros(DAY + 60_000_000));
-    for key in ["log", "batch/0000000000000000", "checkpoints/00000000000000000004"] {
-        assert_eq!(place.delete_version(key).await, StatusCode::FORBIDDEN, "{key}");
+    for key in [
+        "log",
+        "batch/0000000000000000",
+        "checkpoints/00000000000000000004",
+    ] {
+        assert_eq!(
+            place.delete_version(key).await,
+            StatusCode::FORBIDDEN,
+            "{key}"
+        );
     }
     for key in ["checkpoint", "tile/0/000.p/4", "tile/entries/000.p/4"] {
-        assert_eq!(place.delete_version(key).await, StatusCode::NO_CONTENT, "{key}");
+        assert_eq!(
+            place.delete_version(key).await,
+            StatusCode::NO_CONTENT,
+            "{key}"
+        );
     }
 }
 
@@ -70,13 +100,24 @@ async fn retention_grows_and_never_shrinks_and_holds_come_and_go() {
     let store = place.store();
     store.create("example.com/locking").await.unwrap();
     for seed in 1..4 {
-        store.append(Box::new(move |head| Sample::new(2, seed).batch(head))).await.unwrap();
+        store
+            .append(Box::new(move |head| Sample::new(2, seed).batch(head)))
+            .await
+            .unwrap();
     }
-    let later = Timestamp::from_micros((System.now().as_micros() / 1_000_000 + 3 * 86_400) * 1_000_000).unwrap();
+    let later =
+        Timestamp::from_micros((System.now().as_micros() / 1_000_000 + 3 * 86_400) * 1_000_000)
+            .unwrap();
     assert_eq!(store.extend_retention(later).await.unwrap(), 4);
     assert_eq!(store.extend_retention(later).await.unwrap(), 0);
     // Less than that changes nothing.
-    assert_eq!(store.extend_retention(later.plus_micros(-DAY)).await.unwrap(), 0);
+    assert_eq!(
+        store
+            .extend_retention(later.plus_micros(-DAY))
+            .await
+            .unwrap(),
+        0
+    );
     let status = store.retention().await.unwrap();
     assert_eq!((status.earliest, status.latest), (Some(later), Some(later)));
     assert_eq!(store.legal_hold(&[2, 3], true).await.unwrap(), 1);

@@ -31,7 +31,9 @@ async fn behind_proxy() -> Option<(Place, Proxy, S3Store)> {
 
 async fn append(store: &S3Store, rows: usize, seed: u64) -> audit_core::Result<u64> {
     let sample = Sample::new(rows, seed);
-    let head = store.append(Box::new(move |head| sample.batch(head))).await?;
+    let head = store
+        .append(Box::new(move |head| sample.batch(head)))
+        .await?;
     Ok(head.size)
 }
 
@@ -86,13 +88,23 @@ async fn a_batch_that_came_through_unanswered_is_found_before_anything_else_is_s
     proxy.next(&put_batch(1), Fault::LoseAnswer);
     proxy.times(100, BATCH, Fault::Answer(503));
     let sample = Sample::new(4, 7);
-    let event = sample.batch(&store_head(&place).await).unwrap().rows[0].columns.event;
+    let event = sample.batch(&store_head(&place).await).unwrap().rows[0]
+        .columns
+        .event;
     let error = append(&store, 4, 7).await.unwrap_err();
     assert_eq!(error.kind(), ErrorKind::Unknown, "{error}");
     let error = store.position(event).await.unwrap_err();
-    assert_eq!(error.kind(), ErrorKind::Unavailable, "nobody can know yet: {error}");
+    assert_eq!(
+        error.kind(),
+        ErrorKind::Unavailable,
+        "nobody can know yet: {error}"
+    );
     let error = append(&store, 1, 8).await.unwrap_err();
-    assert_eq!(error.kind(), ErrorKind::Unavailable, "nothing else is appended: {error}");
+    assert_eq!(
+        error.kind(),
+        ErrorKind::Unavailable,
+        "nothing else is appended: {error}"
+    );
     proxy.clear();
     assert_eq!(store.position(event).await.unwrap(), Some(3));
     assert_eq!(append(&store, 1, 8).await.unwrap(), 8);
@@ -109,7 +121,9 @@ async fn a_batch_that_is_still_on_its_way_lands_nowhere_once_it_was_said_not_to_
         return;
     };
     let head = store_head(&place).await;
-    let event = Sample::new(4, 7).batch(&head).unwrap().rows[0].columns.event;
+    let event = Sample::new(4, 7).batch(&head).unwrap().rows[0]
+        .columns
+        .event;
     // All attempts are on their way for ever.
     proxy.times(4, &put_batch(1), Fault::Hold);
     let error = append(&store, 4, 7).await.unwrap_err();
@@ -133,7 +147,9 @@ async fn a_number_that_another_took_meanwhile_is_settled_by_what_stands_there() 
         return;
     };
     let head = store_head(&place).await;
-    let event = Sample::new(4, 7).batch(&head).unwrap().rows[0].columns.event;
+    let event = Sample::new(4, 7).batch(&head).unwrap().rows[0]
+        .columns
+        .event;
     proxy.times(4, &put_batch(1), Fault::Hold);
     append(&store, 4, 7).await.unwrap_err();
     let other = place.store();
@@ -167,7 +183,10 @@ async fn a_checkpoint_whose_answer_was_lost_is_there() {
     store.put_checkpoint(3, b"a\n3\n\n").await.unwrap();
     assert_eq!(proxy.left(), 0);
     let read = place.store();
-    assert_eq!(read.latest_checkpoint().await.unwrap().as_deref(), Some(&b"a\n3\n\n"[..]));
+    assert_eq!(
+        read.latest_checkpoint().await.unwrap().as_deref(),
+        Some(&b"a\n3\n\n"[..])
+    );
     read.integrity().await.unwrap();
 }
 

@@ -41,7 +41,9 @@ async fn no_marker_of_an_event_is_found_in_any_object() {
         event.subject = Some(marker("subject"));
         event.refs.insert("model_id".to_owned(), marker("model"));
         let text = json!({ "text": marker("attribute") });
-        event.attributes.insert("attribute.name_marker".to_owned(), text);
+        event
+            .attributes
+            .insert("attribute.name_marker".to_owned(), text);
         // Short ones are stored as they are, long ones compressed, one is an object of its own: none may show.
         let bytes = if n == 29 {
             // What doesn't compress.
@@ -51,7 +53,9 @@ async fn no_marker_of_an_event_is_found_in_any_object() {
         } else {
             marker("payload").repeat(1 + n * n).into_bytes()
         };
-        event.payloads.push(Payload::new("body", Media::Text, bytes));
+        event
+            .payloads
+            .push(Payload::new("body", Media::Text, bytes));
         pending.push(log.submit(event).await.unwrap());
     }
     for one in pending {

@@ -112,7 +112,8 @@ impl Proxy {
             let mut state = self.state.lock().unwrap();
             state.seen.push(line.clone());
             let at = state.rules.iter().position(|(part, _)| line.contains(part));
-            at.and_then(|at| state.rules.remove(at)).map(|(_, fault)| fault)
+            at.and_then(|at| state.rules.remove(at))
+                .map(|(_, fault)| fault)
         };
         let own = |status: u16| {
             format!("HTTP/1.1 {status} Fault\r\ncontent-length: 0\r\nconnection: close\r\n\r\n")

@@ -77,16 +77,35 @@ async fn a_thousand_small_events_take_at_most_sixteen_requests() {
     let requests = store.requests() - before.unwrap();
     let events = (BATCHES - 4) * BATCH as u64;
     let kinds = [
-        "PUT /", "/side/", "/batch/", "/tile/entries/", ".p/", "/tile/", "/checkpoints/", "/checkpoint ", "/lease",
-        "/changes", "/run/", "?list-type=2",
+        "PUT /",
+        "/side/",
+        "/batch/",
+        "/tile/entries/",
+        ".p/",
+        "/tile/",
+        "/checkpoints/",
+        "/checkpoint ",
+        "/lease",
+        "/changes",
+        "/run/",
+        "?list-type=2",
     ];
     let kinds: Vec<String> = kinds
         .iter()
         .map(|kind| format!("{kind:?} {}", proxy.seen(kind)))
         .collect();
-    println!("{requests} requests for {events} events; all: {}", kinds.join(", "));
-    assert!(requests * 1000 <= 16 * events, "{requests} requests for {events} events");
-    assert!(proxy.seen("PUT /") > 0 && proxy.seen("/run/") > 0, "no index run was made");
+    println!(
+        "{requests} requests for {events} events; all: {}",
+        kinds.join(", ")
+    );
+    assert!(
+        requests * 1000 <= 16 * events,
+        "{requests} requests for {events} events"
+    );
+    assert!(
+        proxy.seen("PUT /") > 0 && proxy.seen("/run/") > 0,
+        "no index run was made"
+    );
     // And what was made of it is right, searched through runs and side packs.
     store.integrity().await.unwrap();
     let fresh = place.store();
@@ -111,7 +130,9 @@ async fn a_lone_event_waits_no_longer_than_the_linger_and_company_shares_its_bat
     let mut tasks = Vec::new();
     for _ in 0..100 {
         let log = log.clone();
-        tasks.push(tokio::spawn(async move { log.append(event(&log)).await.unwrap().index }));
+        tasks.push(tokio::spawn(async move {
+            log.append(event(&log)).await.unwrap().index
+        }));
     }
     let mut indexes = Vec::new();
     for task in tasks {
@@ -145,5 +166,9 @@ async fn opening_and_following_ask_for_a_handful() {
     for _ in 0..5 {
         fresh.head().await.unwrap();
     }
-    assert_eq!(fresh.requests() - opened, 5, "a head that didn't move takes one request");
+    assert_eq!(
+        fresh.requests() - opened,
+        5,
+        "a head that didn't move takes one request"
+    );
 }

@@ -45,7 +45,9 @@ impl TileReader for Files {
             .map(|tile| {
                 // That crate follows the older path of Go's tlog, with the height in it; C2SP's has none.
                 let path = tile.path().replacen("tile/8/", "tile/", 1);
-                Ok(self.get(&path).unwrap_or_else(|| panic!("{path} is missing")))
+                Ok(self
+                    .get(&path)
+                    .unwrap_or_else(|| panic!("{path} is missing")))
             })
             .collect()
     }

@@ -80,9 +80,18 @@ impl Server {
 
     /// Makes a bucket, with Object Lock or without.
     pub(crate) async fn make_bucket(&self, name: &str, lock: bool) {
-        let lock = ("x-amz-bucket-object-lock-enabled", if lock { "true" } else { "false" });
-        let made = self.send(Method::PUT, &format!("/{name}"), &[lock], "").await;
-        assert_eq!(made.status(), StatusCode::OK, "the bucket {name} was not made");
+        let lock = (
+            "x-amz-bucket-object-lock-enabled",
+            if lock { "true" } else { "false" },
+        );
+        let made = self
+            .send(Method::PUT, &format!("/{name}"), &[lock], "")
+            .await;
+        assert_eq!(
+            made.status(),
+            StatusCode::OK,
+            "the bucket {name} was not made"
+        );
     }
 
     /// A bucket with Object Lock, the same for all tests of this process.
