@@ -8,7 +8,7 @@ use bytes::Bytes;
 use uuid::Uuid;
 
 use crate::names;
-use crate::shared::Shared;
+use crate::shared::{Shared, locked};
 use crate::side::Side;
 
 impl Shared {
@@ -90,6 +90,8 @@ impl Shared {
         let bytes = Bytes::copy_from_slice(&changes.to_be_bytes());
         self.bucket.put(names::CHANGES, bytes).await?;
         self.read_changes().await?;
+        // No run counts any more; whoever publishes makes them again, one with each checkpoint.
+        *locked(&self.compacted) = (0, changes);
         self.sweep(names::RUNS, true).await?;
         self.sweep(names::SIDES, false).await
     }

@@ -15,5 +15,6 @@ mod outcomes;
 mod plaintext;
 mod proxy;
 mod requests;
+mod runs;
 mod static_files;
 mod support;
