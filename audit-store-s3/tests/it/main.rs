@@ -18,3 +18,4 @@ mod requests;
 mod runs;
 mod static_files;
 mod support;
+mod tamper;

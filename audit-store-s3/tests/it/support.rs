@@ -166,13 +166,25 @@ impl Place {
 
     /// The keys of all objects below the prefix, with it.
     pub(crate) async fn keys(&self) -> Vec<String> {
-        let prefix = self.prefix().replace('/', "%2F");
-        let query = format!("/{}?list-type=2&prefix={prefix}%2F", self.bucket);
+        let prefix = self.prefix();
+        let below = self.keys_below(&prefix).await;
+        below.into_iter().map(|key| format!("{prefix}/{key}")).collect()
+    }
+
+    /// The keys of all objects below another prefix, without it.
+    pub(crate) async fn keys_below(&self, prefix: &str) -> Vec<String> {
+        let query = format!(
+            "/{}?list-type=2&prefix={}%2F",
+            self.bucket,
+            prefix.replace('/', "%2F")
+        );
         let reply = self.server.send(Method::GET, &query, &[], "").await;
         let text = reply.into_body().bytes().await.unwrap();
         let text = String::from_utf8(text.to_vec()).unwrap();
+        assert!(!text.contains("<IsTruncated>true"), "more than a page of keys");
         let keys = text.split("<Key>").skip(1);
-        keys.map(|rest| rest.split('<').next().unwrap().to_owned())
+        keys.map(|rest| rest.split('<').next().unwrap())
+            .map(|key| key.strip_prefix(&format!("{prefix}/")).unwrap().to_owned())
             .collect()
     }
 }
