@@ -19,7 +19,7 @@ impl Hasty {
     fn store(&self) -> Arc<dyn Store> {
         let mut options = self.0.options();
         options.linger = None;
-        options.lease = Duration::from_millis(300);
+        options.lease = Duration::from_millis(100);
         Arc::new(S3Store::new(&options).unwrap())
     }
 }
@@ -50,7 +50,7 @@ fn long() -> bool {
 }
 
 /// What a run takes in real time is 200 of these.
-const UNIT: Duration = Duration::from_millis(15);
+const UNIT: Duration = Duration::from_millis(5);
 
 #[test]
 fn a_process_that_dies_at_a_step_of_the_write_path_loses_invents_and_contradicts_nothing() {
@@ -68,7 +68,7 @@ fn a_process_that_dies_at_a_step_of_the_write_path_loses_invents_and_contradicts
 fn a_call_that_fails_at_a_step_of_the_write_path_loses_invents_and_contradicts_nothing() {
     let Some(backend) = hasty() else { return };
     let sweep = Sweep {
-        every: if long() { 3 } else { 89 },
+        every: if long() { 3 } else { 1000 },
         hits_min: 0,
         long: long(),
         unit: Some(UNIT),

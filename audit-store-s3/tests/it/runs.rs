@@ -21,7 +21,10 @@ async fn with_runs() -> Option<(Place, S3Store)> {
     let store = place.store();
     store.create("example.com/runs").await.unwrap();
     for seed in 0..BATCHES {
-        store.append(Box::new(move |head| sample::batch(head, ROWS, seed))).await.unwrap();
+        store
+            .append(Box::new(move |head| sample::batch(head, ROWS, seed)))
+            .await
+            .unwrap();
     }
     publish(&store, 2).await;
     Some((place, store))
@@ -32,18 +35,29 @@ async fn publish(store: &S3Store, times: u64) {
     let size = store.head().await.unwrap().size;
     for n in 0..times {
         let size = size - times + 1 + n;
-        store.put_checkpoint(size, format!("a\n{size}\n\n").as_bytes()).await.unwrap();
+        store
+            .put_checkpoint(size, format!("a\n{size}\n\n").as_bytes())
+            .await
+            .unwrap();
     }
 }
 
 async fn runs(place: &Place) -> usize {
-    place.keys().await.iter().filter(|key| key.contains("/run/1/")).count()
+    place
+        .keys()
+        .await
+        .iter()
+        .filter(|key| key.contains("/run/1/"))
+        .count()
 }
 
 async fn all_rows(store: &S3Store) -> Vec<Row> {
     let mut rows: Vec<Row> = Vec::new();
     loop {
-        let more = store.rows(rows.len() as u64..u64::MAX, Parts::Without).await.unwrap();
+        let more = store
+            .rows(rows.len() as u64..u64::MAX, Parts::Without)
+            .await
+            .unwrap();
         if more.is_empty() {
             return rows;
         }
@@ -93,11 +107,19 @@ async fn compare(store: &S3Store) {
         }
     }
     for row in rows.iter().step_by(29) {
-        assert_eq!(store.position(row.columns.event).await.unwrap(), Some(row.index));
+        assert_eq!(
+            store.position(row.columns.event).await.unwrap(),
+            Some(row.index)
+        );
     }
     let expected: BTreeSet<_> = rows
         .iter()
-        .flat_map(|row| row.tokens.iter().flat_map(|set| &set.tokens).map(|t| (*t, row.index)))
+        .flat_map(|row| {
+            row.tokens
+                .iter()
+                .flat_map(|set| &set.tokens)
+                .map(|t| (*t, row.index))
+        })
         .collect();
     let mut walked = Vec::new();
     let mut after = None;
@@ -122,19 +144,28 @@ async fn compare(store: &S3Store) {
     for key in all.iter().step_by(17) {
         assert!(store.key(key.id).await.unwrap().as_ref() == Some(key));
         let scope = store.keys_of_scope(key.scope).await.unwrap();
-        assert!(scope.iter().eq(all.iter().filter(|k| k.scope == key.scope)), "scope");
+        assert!(
+            scope.iter().eq(all.iter().filter(|k| k.scope == key.scope)),
+            "scope"
+        );
     }
 }
 
 #[tokio::test(flavor = "multi_thread")]
 async fn a_search_through_runs_finds_what_a_scan_finds_before_and_after_erasing() {
-    let Some((place, store)) = with_runs().await else { return };
+    let Some((place, store)) = with_runs().await else {
+        return;
+    };
     assert_eq!(runs(&place).await, 2);
     compare(&place.store()).await;
     store.integrity().await.unwrap();
     // A known event is refused wherever it stands.
     let rows = all_rows(&store).await;
-    let again = sample::batch(&audit_core::store::Head::empty(), ROWS, 0).unwrap().rows[1].columns.event;
+    let again = sample::batch(&audit_core::store::Head::empty(), ROWS, 0)
+        .unwrap()
+        .rows[1]
+        .columns
+        .event;
     assert_eq!(rows[1].columns.event, again);
     let fresh = place.store();
     let error = fresh
@@ -155,18 +186,29 @@ async fn a_search_through_runs_finds_what_a_scan_finds_before_and_after_erasing(
     let other = place.store();
     compare(&other).await;
     store.erase(&ids, &indexes).await.unwrap();
-    assert_eq!(runs(&place).await, 0, "runs with erased tokens are still there");
+    assert_eq!(
+        runs(&place).await,
+        0,
+        "runs with erased tokens are still there"
+    );
     for store in [&store, &other, &place.store()] {
         compare(store).await;
         for id in &ids {
             assert_eq!(store.key(*id).await.unwrap(), None);
         }
         let rows = all_rows(store).await;
-        assert!(indexes.iter().all(|at| rows[usize::try_from(*at).unwrap()].tokens.is_none()));
+        assert!(
+            indexes
+                .iter()
+                .all(|at| rows[usize::try_from(*at).unwrap()].tokens.is_none())
+        );
     }
     // The publisher makes them anew, a few entries later.
     for seed in 0..3 {
-        store.append(Box::new(move |head| sample::batch(head, 1, 7000 + seed))).await.unwrap();
+        store
+            .append(Box::new(move |head| sample::batch(head, 1, 7000 + seed)))
+            .await
+            .unwrap();
         publish(&store, 1).await;
     }
     assert_eq!(runs(&place).await, 2);
@@ -176,8 +218,15 @@ async fn a_search_through_runs_finds_what_a_scan_finds_before_and_after_erasing(
 
 #[tokio::test(flavor = "multi_thread")]
 async fn a_changed_run_is_found_and_one_that_is_gone_is_done_without() {
-    let Some((place, _store)) = with_runs().await else { return };
-    let key = place.keys().await.into_iter().find(|key| key.contains("/run/1/")).unwrap();
+    let Some((place, _store)) = with_runs().await else {
+        return;
+    };
+    let key = place
+        .keys()
+        .await
+        .into_iter()
+        .find(|key| key.contains("/run/1/"))
+        .unwrap();
     let target = format!("/{}/{key}", place.bucket);
     let there = place.server.send(Method::GET, &target, &[], "").await;
     let good = there.into_body().bytes().await.unwrap();

@@ -168,7 +168,10 @@ impl Place {
     pub(crate) async fn keys(&self) -> Vec<String> {
         let prefix = self.prefix();
         let below = self.keys_below(&prefix).await;
-        below.into_iter().map(|key| format!("{prefix}/{key}")).collect()
+        below
+            .into_iter()
+            .map(|key| format!("{prefix}/{key}"))
+            .collect()
     }
 
     /// The keys of all objects below another prefix, without it.
@@ -181,7 +184,10 @@ impl Place {
         let reply = self.server.send(Method::GET, &query, &[], "").await;
         let text = reply.into_body().bytes().await.unwrap();
         let text = String::from_utf8(text.to_vec()).unwrap();
-        assert!(!text.contains("<IsTruncated>true"), "more than a page of keys");
+        assert!(
+            !text.contains("<IsTruncated>true"),
+            "more than a page of keys"
+        );
         let keys = text.split("<Key>").skip(1);
         keys.map(|rest| rest.split('<').next().unwrap())
             .map(|key| key.strip_prefix(&format!("{prefix}/")).unwrap().to_owned())

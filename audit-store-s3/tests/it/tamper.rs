@@ -11,7 +11,8 @@ use audit_core::store::ReadStore;
 use audit_store_s3::S3Store;
 use audit_testkit::memory::Contents;
 use audit_testkit::tamper::{
-    self, Backend, Column, Loss, Place as Named, Record, SampleLog, Sees, Special, Table, Tables, Value,
+    self, Backend, Column, Loss, Place as Named, Record, SampleLog, Sees, Special, Table, Tables,
+    Value,
 };
 use audit_tlog::tile::{TileId, parse_entries_path};
 use http::{Method, StatusCode};
@@ -20,7 +21,15 @@ use tokio::runtime::Runtime;
 use crate::support::{Place, fresh_name, place};
 
 const ORIGIN: &str = "log.example/clinic";
-const KINDS: [&str; 7] = ["log", "batch", "side", "checkpoints", "tile", "entries", "checkpoint"];
+const KINDS: [&str; 7] = [
+    "log",
+    "batch",
+    "side",
+    "checkpoints",
+    "tile",
+    "entries",
+    "checkpoint",
+];
 
 /// What drives the requests of this test, whoever asks for them.
 fn runtime() -> &'static Runtime {
@@ -60,9 +69,17 @@ impl Copied {
         ];
         for (key, bytes) in &self.objects {
             let fixed = matches!(kind_of(key), "log" | "batch" | "checkpoints" | "payload");
-            let target = format!("/{}/{prefix}/{}", self.place.bucket, key.replace('%', "%25").replace('?', "%3F"));
+            let target = format!(
+                "/{}/{prefix}/{}",
+                self.place.bucket,
+                key.replace('%', "%25").replace('?', "%3F")
+            );
             let headers = if fixed { &lock[..] } else { &[] };
-            let put = self.place.server.send(Method::PUT, &target, headers, bytes.clone()).await;
+            let put = self
+                .place
+                .server
+                .send(Method::PUT, &target, headers, bytes.clone())
+                .await;
             if put.status() != StatusCode::OK {
                 return Err(format!("{key}: {}", put.status()));
             }
@@ -77,7 +94,9 @@ fn key_of(record: &Record) -> Result<String, String> {
         return Err("no name".to_owned());
     };
     let key = String::from_utf8(key.clone()).map_err(|e| e.to_string())?;
-    let plain = key.bytes().all(|b| b.is_ascii_graphic() && b != b'#' && b != b'%' && b != b'"' && b != b'\\');
+    let plain = key
+        .bytes()
+        .all(|b| b.is_ascii_graphic() && b != b'#' && b != b'%' && b != b'"' && b != b'\\');
     let parts = key.split('/');
     // Names that an HTTP client would write otherwise.
     if !plain || parts.clone().any(|part| matches!(part, "" | "." | "..")) || key.len() > 400 {
@@ -108,8 +127,15 @@ impl Tables for Copied {
     fn rows(&self, table: &Table) -> Vec<Record> {
         let objects = self.objects.iter();
         objects
-            .filter(|(key, _)| kind_of(key) == table.name || !KINDS.contains(&kind_of(key)) && table.name == "log")
-            .map(|(key, bytes)| vec![Value::Text(key.clone().into_bytes()), Value::Blob(bytes.clone())])
+            .filter(|(key, _)| {
+                kind_of(key) == table.name || !KINDS.contains(&kind_of(key)) && table.name == "log"
+            })
+            .map(|(key, bytes)| {
+                vec![
+                    Value::Text(key.clone().into_bytes()),
+                    Value::Blob(bytes.clone()),
+                ]
+            })
             .collect()
     }
 
@@ -124,12 +150,19 @@ impl Tables for Copied {
             };
             let key = key_of(record)?;
             // A server that keeps objects as files can't have one below another either.
-            let below = |a: &str, b: &str| a.strip_prefix(b).is_some_and(|rest| rest.starts_with('/'));
-            if self.objects.keys().any(|there| below(there, &key) || below(&key, there)) {
+            let below =
+                |a: &str, b: &str| a.strip_prefix(b).is_some_and(|rest| rest.starts_with('/'));
+            if self
+                .objects
+                .keys()
+                .any(|there| below(there, &key) || below(&key, there))
+            {
                 return Err(format!("{key} lies above or below another object"));
             }
             if self.objects.insert(key.clone(), bytes).is_some() {
-                return Err(format!("two objects are called {key}; versions are another test"));
+                return Err(format!(
+                    "two objects are called {key}; versions are another test"
+                ));
             }
         }
         Ok(())
@@ -164,16 +197,31 @@ impl Backend for Buckets {
             let mut contents = contents.clone();
             let origin = contents.origin.is_some();
             contents.origin.get_or_insert_with(|| ORIGIN.to_owned());
-            let beyond = tamper::load(&contents, &store).await.map_err(|e| format!("{e:?}"))?;
+            let beyond = tamper::load(&contents, &store)
+                .await
+                .map_err(|e| format!("{e:?}"))?;
             let size = store.head().await.map_err(|e| e.to_string())?.size;
-            let latest = contents.checkpoints.keys().copied().filter(|s| *s <= size).max();
+            let latest = contents
+                .checkpoints
+                .keys()
+                .copied()
+                .filter(|s| *s <= size)
+                .max();
             let mut objects = BTreeMap::new();
             for key in self.0.keys_below(&prefix).await {
-                let stale = |id: TileId| TileId::in_tree(id.level, id.index, latest.unwrap_or(0)) != Some(id);
+                let stale = |id: TileId| {
+                    TileId::in_tree(id.level, id.index, latest.unwrap_or(0)) != Some(id)
+                };
                 let entries = parse_entries_path(&key).ok();
-                let tile = entries.map(|(index, width)| TileId { level: 0, index, width });
+                let tile = entries.map(|(index, width)| TileId {
+                    level: 0,
+                    index,
+                    width,
+                });
                 if matches!(&*key, "lease" | "changes")
-                    || tile.or_else(|| TileId::from_path(&key).ok()).is_some_and(stale)
+                    || tile
+                        .or_else(|| TileId::from_path(&key).ok())
+                        .is_some_and(stale)
                 {
                     continue;
                 }
@@ -230,7 +278,11 @@ fn every_deleted_added_or_moved_object_is_found() {
 #[test]
 fn every_attack_is_found_by_whom_it_says() {
     let Some(buckets) = buckets() else { return };
-    let (log, other) = (log(), SampleLog::small("log.example/other"));
+    // A forger's attacks need a log with full tiles.
+    let (log, other) = (
+        SampleLog::new(ORIGIN),
+        SampleLog::small("log.example/other"),
+    );
     let report = tamper::attacks(&buckets, &log, &other);
     println!("{report}");
     report.assert_detected();
