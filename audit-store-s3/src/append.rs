@@ -27,8 +27,8 @@ const RACES_MAX: u32 = 100;
 pub(crate) struct Writer {
     end: Option<End>,
     window: Window,
-    /// The number of a batch that may or may not stand there, and its nonce.
-    pending: Option<(u64, [u8; 16])>,
+    /// The number of a batch that may or may not stand there.
+    pending: Option<u64>,
 }
 
 /// Where the next batch goes.
@@ -133,7 +133,7 @@ impl Shared {
                 self.create_payload(&digest, bytes, lock).await?;
             }
             // Dying up to here leaves orphans, which no batch names.
-            self.pending(writer, Some((end.next, nonce)));
+            self.pending(writer, Some(end.next));
             let created = self
                 .bucket
                 .create(&names::batch(end.next), encoded.object.clone(), lock)
@@ -162,7 +162,7 @@ impl Shared {
         )))
     }
 
-    fn pending(&self, writer: &mut Writer, pending: Option<(u64, [u8; 16])>) {
+    fn pending(&self, writer: &mut Writer, pending: Option<u64>) {
         self.unsettled.store(pending.is_some(), Ordering::SeqCst);
         writer.pending = pending;
     }
@@ -325,7 +325,7 @@ impl Shared {
     /// Finds out what became of a batch that nobody answered for. A put may still be on its way, so the number is taken:
     /// if by nobody else, then by a batch without rows.
     pub(crate) async fn settle(&self, writer: &mut Writer, log: &LogObject) -> Result<()> {
-        let Some((number, nonce)) = writer.pending else {
+        let Some(number) = writer.pending else {
             return Ok(());
         };
         let name = names::batch(number);
@@ -340,9 +340,8 @@ impl Shared {
                 .get_front(&name, batch::HEADER_MAX as u64)
                 .await?;
             if let Some(front) = there {
-                let header = Header::decode(&name, number, &front)?;
-                // Ours or another's: nothing can change there any more.
-                let _ours = header.nonce == nonce;
+                // Ours or another's, nothing can change there any more.
+                Header::decode(&name, number, &front)?;
                 break;
             }
             let end = self.find_end(writer, log).await?;

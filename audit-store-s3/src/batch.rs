@@ -286,9 +286,9 @@ fn front(
                 .unwrap_or(u16::MAX)
                 .to_be_bytes(),
         );
-        hashes
-            .iter()
-            .for_each(|hash| out.extend_from_slice(hash.as_bytes()));
+        for hash in hashes {
+            out.extend_from_slice(hash.as_bytes());
+        }
     }
     Ok(out)
 }
@@ -313,7 +313,7 @@ pub(crate) fn encode(frame: &Frame, batch: &Batch, head: &Head, after: &Head) ->
         let tile = batch.tiles.iter().find(|tile| tile.id == id);
         let tile = tile.filter(|tile| tile.hashes.len() == usize::from(TILE_WIDTH));
         tiles.extend(
-            tile.ok_or_else(|| unfit(head, format!("{id} is missing")))?
+            tile.ok_or_else(|| unfit(head, &format!("{id} is missing")))?
                 .encode(),
         );
     }
@@ -352,7 +352,7 @@ pub(crate) fn encode(frame: &Frame, batch: &Batch, head: &Head, after: &Head) ->
     })
 }
 
-fn unfit(head: &Head, what: String) -> Error {
+fn unfit(head: &Head, what: &str) -> Error {
     Error::invalid(format!(
         "the batch doesn't fit the log of {} entries: {what}",
         head.size
@@ -361,7 +361,7 @@ fn unfit(head: &Head, what: String) -> Error {
 
 /// Holds a batch against the head it was built on.
 pub(crate) fn check(batch: &Batch, head: &Head) -> Result<()> {
-    let refuse = |what: String| Err(unfit(head, what));
+    let refuse = |what: String| Err(unfit(head, &what));
     if batch.rows.is_empty() || batch.rows.len() > ROWS_MAX as usize {
         return refuse(format!("it has {} rows", batch.rows.len()));
     }

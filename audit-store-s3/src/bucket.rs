@@ -1,4 +1,4 @@
-//! The verbs: plain ones through object_store; those for which it has no words (only-if-absent with a lock and with every
+//! The verbs: plain ones through `object_store`; those for which it has no words (only-if-absent with a lock and with every
 //! outcome told apart, versions, retention, legal hold) as requests of our own, over the same client and credentials.
 
 use std::fmt;
@@ -566,7 +566,10 @@ fn encode(value: &str, out: &mut String) {
         if byte.is_ascii_alphanumeric() || b"-._~".contains(&byte) {
             out.push(char::from(byte));
         } else {
-            out.push_str(&format!("%{byte:02X}"));
+            out.push('%');
+            for digit in [byte >> 4, byte & 15] {
+                out.push(char::from(b"0123456789ABCDEF"[usize::from(digit)]));
+            }
         }
     }
 }

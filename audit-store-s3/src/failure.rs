@@ -64,7 +64,7 @@ pub(crate) fn refused(doing: &str, place: &str, reply: &Reply, skew_seconds: i64
     )
 }
 
-/// An error of object_store. Its texts hold the address and the server's answer, no credentials; a signature isn't in them.
+/// An error of `object_store`. Its texts hold the address and the server's answer, no credentials; a signature isn't in them.
 pub(crate) fn store(doing: &str, place: &str, error: object_store::Error) -> Error {
     let kind = match &error {
         object_store::Error::NotFound { .. } => ErrorKind::NotFound,

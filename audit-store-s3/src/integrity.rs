@@ -11,6 +11,7 @@ use crate::bucket::{Bucket, Version};
 use crate::catalog::run_name;
 use crate::names::{self, Name};
 use crate::publish::changed;
+use crate::read::size_of;
 use crate::run::RUN_BATCHES;
 use crate::shared::{Extent, Shared};
 
@@ -27,13 +28,14 @@ pub(crate) fn single_versions(
                 bucket.place(&version.key)
             )));
         };
+        // This store deletes versions, and never leaves a marker.
+        if version.marker {
+            return Err(Error::corrupt(format!(
+                "{} was deleted: a delete marker stands there",
+                bucket.place(&version.key)
+            )));
+        }
         if name.is_fixed() {
-            if version.marker {
-                return Err(Error::corrupt(format!(
-                    "{} was deleted: a delete marker stands there",
-                    bucket.place(&version.key)
-                )));
-            }
             if last.as_ref() == Some(&version.key) {
                 return Err(Error::corrupt(format!(
                     "{} has a second version, and is written only once; its oldest is the log's",
@@ -183,17 +185,31 @@ impl Shared {
         }
     }
 
+    /// The object `checkpoint` is one of the checkpoints. A publisher that died may have left it behind the latest one, and
+    /// whoever takes the lease next writes it.
+    async fn check_latest(&self, size: u64) -> Result<()> {
+        let wrong = || Error::corrupt("the object `checkpoint` is none of the checkpoints");
+        match self.bucket.get(names::CHECKPOINT).await? {
+            Some(object) => {
+                let says = size_of(&object.bytes).filter(|says| *says <= size);
+                let one = self.checkpoint(says.ok_or_else(wrong)?).await?;
+                match one {
+                    Some(note) if **note == *object.bytes => Ok(()),
+                    _ => Err(wrong()),
+                }
+            }
+            None => match self.checkpoints(0, 2).await?.len() {
+                0 | 1 => Ok(()),
+                _ => Err(Error::corrupt("the object `checkpoint` is missing")),
+            },
+        }
+    }
+
     /// Static files against the batches.
     async fn check_published(&self) -> Result<()> {
         let latest = self.latest().await?;
         let size = latest.as_ref().map_or(0, |(size, _)| *size);
-        let found = self.bucket.get(names::CHECKPOINT).await?;
-        let says = found.as_ref().map(|object| object.bytes.as_ref());
-        if says != latest.as_ref().map(|(_, note)| note.as_slice()) {
-            return Err(Error::corrupt(
-                "the object `checkpoint` is not the latest of the checkpoints",
-            ));
-        }
+        self.check_latest(size).await?;
         let Some(tip) = self.tip().await? else {
             return Ok(());
         };

@@ -123,7 +123,9 @@ impl S3Options {
                     options.retain_days = days;
                 }
                 _ => {
-                    return refuse("has an option that is not known, or a value that it can't have");
+                    return refuse(
+                        "has an option that is not known, or a value that it can't have",
+                    );
                 }
             }
         }

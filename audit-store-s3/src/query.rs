@@ -8,6 +8,7 @@ use audit_core::Result;
 use audit_core::datakey::KeyRecord;
 use audit_core::hex::Hex;
 use audit_core::store::Query;
+use audit_core::time::Timestamp;
 use audit_core::token::Token;
 use uuid::Uuid;
 
@@ -166,8 +167,8 @@ impl Shared {
     /// Indexes of the entries of a run that match, ascending.
     async fn find_in_run(&self, footer: &Footer, query: &Query) -> Result<Vec<u64>> {
         let timed = query.from.is_some() || query.until.is_some();
-        let from = query.from.map_or(i64::MIN, |time| time.as_micros());
-        let until = query.until.map_or(i64::MAX, |time| time.as_micros());
+        let from = query.from.map_or(i64::MIN, Timestamp::as_micros);
+        let until = query.until.map_or(i64::MAX, Timestamp::as_micros);
         if timed && (footer.time_max < from || footer.time_min >= until) {
             return Ok(Vec::new());
         }
@@ -212,13 +213,11 @@ impl Shared {
             }
             found = Some(these);
         }
-        Ok(match found {
-            Some(found) => found.into_iter().collect(),
-            None => {
-                let end = footer.end.min(query.indexes.end);
-                (footer.first.max(query.indexes.start)..end).collect()
-            }
-        })
+        if let Some(found) = found {
+            return Ok(found.into_iter().collect());
+        }
+        let end = footer.end.min(query.indexes.end);
+        Ok((footer.first.max(query.indexes.start)..end).collect())
     }
 
     /// See [`audit_core::store::ReadStore::token_rows`].

@@ -1,4 +1,4 @@
-//! One HTTP client for everything: what object_store sends, and what is sent here. Counts requests and looks at clocks.
+//! One HTTP client for everything: what `object_store` sends, and what is sent here. Counts requests and looks at clocks.
 
 use std::sync::Arc;
 use std::sync::atomic::{AtomicI64, AtomicU64, Ordering};
@@ -36,7 +36,7 @@ impl Seen {
     }
 }
 
-/// Makes the client that object_store uses too.
+/// Makes the client that `object_store` uses too.
 #[derive(Debug, Clone)]
 pub(crate) struct Connector {
     client: reqwest::Client,

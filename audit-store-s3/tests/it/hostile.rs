@@ -5,6 +5,7 @@ use audit_core::store::{ReadStore as _, Store as _};
 use audit_store_s3::{S3Options, S3Store};
 use audit_testkit::sample::Sample;
 use http::{Method, StatusCode};
+use sha2::Digest as _;
 
 use crate::support::{Place, Server, fresh_name, place, server};
 
@@ -114,9 +115,6 @@ async fn a_fork_written_over_a_marker_is_found_by_its_second_version() {
 
 #[tokio::test(flavor = "multi_thread")]
 async fn each_kind_of_object_that_was_replaced_deleted_or_added_is_found() {
-    let Some((place, _store)) = filled().await else {
-        return;
-    };
     for key in [
         "log",
         "batch/0000000000000000",
@@ -127,9 +125,8 @@ async fn each_kind_of_object_that_was_replaced_deleted_or_added_is_found() {
             return;
         };
         place.put(key, b"other bytes").await;
-        let error = match place.store().integrity().await {
-            Err(e) => e,
-            Ok(()) => panic!("{key} was replaced and nothing was said"),
+        let Err(error) = place.store().integrity().await else {
+            panic!("{key} was replaced and nothing was said");
         };
         assert!(
             error.kind() == ErrorKind::Corrupt || key == "log",
@@ -140,8 +137,11 @@ async fn each_kind_of_object_that_was_replaced_deleted_or_added_is_found() {
     for (key, says) in [
         ("tile/0/000.p/15", "tile/0/000.p/15"),
         ("tile/entries/000.p/15", "tile/entries/000.p/15"),
-        ("checkpoint", "`checkpoint`"),
+        ("checkpoint", "checkpoint"),
     ] {
+        let Some((place, _store)) = filled().await else {
+            return;
+        };
         let there = place
             .server
             .send(Method::GET, &place.target(key), &[], "")
@@ -152,10 +152,10 @@ async fn each_kind_of_object_that_was_replaced_deleted_or_added_is_found() {
         other[0] ^= 1;
         place.put(key, &other).await;
         is_corrupt(&place, says).await;
-        place.delete(key).await;
-        is_corrupt(&place, says).await;
         place.put(key, &bytes).await;
         place.store().integrity().await.unwrap();
+        place.delete(key).await;
+        is_corrupt(&place, says).await;
     }
     for key in [
         "readme.txt",
@@ -262,4 +262,132 @@ async fn a_missing_bucket_is_named() {
             "{error}"
         );
     }
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn bytes_that_were_changed_on_the_servers_disks_are_found_behind_every_lock() {
+    if server().is_none() {
+        return;
+    }
+    let Ok(filer) = std::env::var("AUDIT_TEST_S3_FILER_URL") else {
+        assert!(
+            std::env::var_os("AUDIT_TEST_SERVICES").is_none(),
+            "AUDIT_TEST_S3_FILER_URL is not set"
+        );
+        println!("skipped: AUDIT_TEST_S3_FILER_URL names no back door");
+        return;
+    };
+    for key in [
+        "log",
+        "batch/0000000000000001",
+        "batch/0000000000000002",
+        "checkpoints/00000000000000000015",
+    ] {
+        let Some((place, _store)) = filled().await else {
+            return;
+        };
+        let there = place
+            .server
+            .send(Method::GET, &place.target(key), &[], "")
+            .await;
+        let version = there.headers()["x-amz-version-id"]
+            .to_str()
+            .unwrap()
+            .to_owned();
+        let good = there.into_body().bytes().await.unwrap().to_vec();
+        let mut bad = good.clone();
+        let last = bad.len() - 1;
+        bad[last] ^= 1;
+        // Past the server that enforces the lock, to the one that keeps the files.
+        let path = format!("{filer}/buckets{}.versions/v_{version}", place.target(key));
+        let write = async |bytes: Vec<u8>| {
+            let put = place.server.raw_put(&path, bytes).await;
+            assert!(put.is_success(), "{path}: {put}");
+        };
+        write(bad).await;
+        let there = place
+            .server
+            .send(Method::GET, &place.target(key), &[], "")
+            .await;
+        let read = there.into_body().bytes().await.unwrap();
+        assert_ne!(read, good, "{key} was not changed");
+        let found = place.store().integrity().await;
+        let rows = place
+            .store()
+            .rows(0..15, audit_core::store::Parts::With)
+            .await;
+        let note = place.store().latest_checkpoint().await;
+        // A checkpoint has a signature, which the verifier checks; the last part of the last batch is a ciphertext, of which
+        // the entry has the digest. What the store itself can see, it says.
+        let seen = match key {
+            "checkpoints/00000000000000000015" => note.unwrap().unwrap() != b"a\n15\n\n",
+            "batch/0000000000000002" => {
+                found.is_err() || rows.is_err() || changed_parts(&rows.unwrap())
+            }
+            _ => found.is_err(),
+        };
+        assert!(seen, "{key} was changed and nothing shows it");
+    }
+}
+
+/// Whether a row's stored part isn't the one that its entry commits to.
+fn changed_parts(rows: &[audit_core::store::Row]) -> bool {
+    rows.iter().any(|row| {
+        let entry = audit_core::Entry::decode(&row.entry).unwrap();
+        let (Some(content), Some(parts)) = (entry.content, &row.parts) else {
+            return false;
+        };
+        sha2::Sha256::digest(parts).as_slice() != content.sha256.0
+    })
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_clock_that_is_off_is_told_before_anything_is_locked() {
+    let Some(place) = place().await else { return };
+    let mut options = place.options();
+    options.clock = std::sync::Arc::new(audit_testkit::time::TestClock::default());
+    let error = S3Store::new(&options)
+        .unwrap()
+        .create(ORIGIN)
+        .await
+        .unwrap_err();
+    assert_eq!(error.kind(), ErrorKind::Unavailable);
+    assert!(error.to_string().contains("clock"), "{error}");
+    assert!(place.keys().await.is_empty(), "something was written");
+}
+
+/// Not a test: what runs with other credentials.
+#[tokio::test]
+async fn a_process_with_other_credentials() {
+    let Ok(bucket) = std::env::var(OTHER) else {
+        return;
+    };
+    let server = server().unwrap();
+    let store = S3Store::new(&with(&server, &bucket)).unwrap();
+    let error = store.create(ORIGIN).await.unwrap_err();
+    println!("{:?}: {error} {error:?} {store:?}", error.kind());
+}
+
+const OTHER: &str = "AUDIT_TEST_S3_BUCKET_OF_OTHERS";
+
+#[tokio::test(flavor = "multi_thread")]
+async fn wrong_credentials_are_called_so_and_not_repeated() {
+    let Some(place) = place().await else { return };
+    let run = |secret: &str| {
+        let mut command = std::process::Command::new(std::env::current_exe().unwrap());
+        command
+            .args([
+                "--exact",
+                "hostile::a_process_with_other_credentials",
+                "--nocapture",
+            ])
+            .env("AWS_SECRET_ACCESS_KEY", secret)
+            .env(OTHER, &place.bucket);
+        let done = command.output().unwrap();
+        String::from_utf8([done.stdout, done.stderr].concat()).unwrap()
+    };
+    let said = run("hunter2-is-not-the-secret");
+    assert!(said.contains("Unavailable"), "{said}");
+    assert!(said.contains("check the credentials"), "{said}");
+    assert!(!said.contains("hunter2"), "{said}");
 }
