@@ -1,8 +1,7 @@
 //! Copies of the file while it is written to, and putting one in the place of a store.
 
-use std::ffi::OsString;
 use std::fs::{self, File};
-use std::io::ErrorKind::{NotFound, PermissionDenied, Unsupported};
+use std::io::ErrorKind::NotFound;
 use std::path::{Path, PathBuf};
 
 use audit_core::{Error, Result};
@@ -10,7 +9,7 @@ use rusqlite::backup::{Backup as Running, StepResult};
 use rusqlite::{Connection, OpenFlags};
 
 use crate::failure;
-use crate::layout::{beside, private};
+use crate::layout::{beside, fresh_name, give_name, private, remove, sync_folder};
 use crate::{OpenMode, SqliteStore};
 
 /// Pages between two words about progress: 4 MiB.
@@ -56,20 +55,6 @@ impl SqliteStore {
         })?;
         Ok(backup)
     }
-}
-
-/// `.NAME.PID.new` in the folder of `to`.
-fn fresh_name(to: &Path) -> PathBuf {
-    let mut name = OsString::from(".");
-    name.push(to.file_name().unwrap_or_default());
-    name.push(format!(".{}.new", std::process::id()));
-    to.with_file_name(name)
-}
-
-fn folder(path: &Path) -> &Path {
-    path.parent()
-        .filter(|folder| !folder.as_os_str().is_empty())
-        .unwrap_or(Path::new("."))
 }
 
 impl Backup {
@@ -130,21 +115,9 @@ impl Backup {
     ///
     /// [`ErrorKind::Invalid`](audit_core::ErrorKind::Invalid) if there is a file of that name.
     pub fn keep(mut self) -> Result<()> {
-        let doing = "naming the copy";
-        let failed = |e| failure::file(doing, &self.to, e);
-        match fs::hard_link(&self.fresh, &self.to) {
-            Ok(()) => fs::remove_file(&self.fresh).map_err(failed)?,
-            // A file system without links.
-            Err(e) if matches!(e.kind(), Unsupported | PermissionDenied) => {
-                if fs::exists(&self.to).map_err(failed)? {
-                    return Err(failed(std::io::ErrorKind::AlreadyExists.into()));
-                }
-                fs::rename(&self.fresh, &self.to).map_err(failed)?;
-            }
-            Err(e) => return Err(failed(e)),
-        }
+        give_name("naming the copy", &self.fresh, &self.to)?;
         self.named = true;
-        sync_folder(doing, &self.to)
+        Ok(())
     }
 
     /// Puts the copy in the place of the store that has the name, which is kept, whatever it is, with `aside` behind its
@@ -197,19 +170,10 @@ impl Backup {
     }
 }
 
-fn sync_folder(doing: &str, path: &Path) -> Result<()> {
-    File::open(folder(path))
-        .and_then(|folder| folder.sync_all())
-        .map_err(|e| failure::file(doing, path, e))
-}
-
 impl Drop for Backup {
     fn drop(&mut self) {
         if !self.named {
-            for suffix in ["", "-wal", "-shm", "-journal"] {
-                // Most of them were never made.
-                drop(fs::remove_file(beside(&self.fresh, suffix)));
-            }
+            remove(&self.fresh);
         }
     }
 }

@@ -4,6 +4,7 @@ use std::ffi::OsString;
 use std::fs::{self, File, OpenOptions};
 use std::io::Read as _;
 use std::path::{Path, PathBuf};
+use std::sync::atomic::{AtomicU32, Ordering};
 use std::time::{Duration, SystemTime};
 
 use audit_core::{Error, Result};
@@ -156,17 +157,61 @@ pub(crate) fn private() -> OpenOptions {
 /// Makes a new file with an empty schema. SQLite gives its `-wal` and `-shm` files the mode of this one.
 pub(crate) fn create(path: &Path) -> Result<()> {
     let doing = "creating the store";
-    private()
-        .create_new(true)
-        .open(path)
-        .map_err(|e| failure::file(doing, path, e))?;
-    let made = fill(path);
-    if made.is_err() {
-        // Ours, and without content; what can't be removed is reported as an empty file when it is opened.
-        drop(fs::remove_file(path));
+    let failed = |e| failure::file(doing, path, e);
+    if fs::exists(path).map_err(failed)? {
+        return Err(failed(std::io::ErrorKind::AlreadyExists.into()));
     }
-    made?;
-    // The file's name is durable only with its directory.
+    // Under its name it is complete: who dies before leaves a hidden file that nobody reads.
+    let fresh = fresh_name(path);
+    remove(&fresh);
+    private().create_new(true).open(&fresh).map_err(failed)?;
+    let named = fill(&fresh).and_then(|()| give_name(doing, &fresh, path));
+    remove(&fresh);
+    named
+}
+
+/// `.NAME.PID-N.new` in the folder of `path`, another one at each call.
+pub(crate) fn fresh_name(path: &Path) -> PathBuf {
+    static MADE: AtomicU32 = AtomicU32::new(0);
+    let mut name = OsString::from(".");
+    name.push(path.file_name().unwrap_or_default());
+    name.push(format!(
+        ".{}-{}.new",
+        std::process::id(),
+        MADE.fetch_add(1, Ordering::Relaxed)
+    ));
+    path.with_file_name(name)
+}
+
+/// Removes a file that has no name yet, as far as it is there.
+pub(crate) fn remove(fresh: &Path) {
+    for suffix in ["", "-wal", "-shm", "-journal"] {
+        // Most of them were never made; what can't be removed is in nobody's way.
+        drop(fs::remove_file(beside(fresh, suffix)));
+    }
+}
+
+/// Gives a complete file its name, durably; nothing is overwritten.
+pub(crate) fn give_name(doing: &str, fresh: &Path, path: &Path) -> Result<()> {
+    use std::io::ErrorKind::{AlreadyExists, PermissionDenied, Unsupported};
+    let failed = |e| failure::file(doing, path, e);
+    match fs::hard_link(fresh, path) {
+        // A file system without links.
+        Err(e) if matches!(e.kind(), Unsupported | PermissionDenied) => {
+            if fs::exists(path).map_err(failed)? {
+                return Err(failed(AlreadyExists.into()));
+            }
+            fs::rename(fresh, path).map_err(failed)?;
+        }
+        linked => linked
+            .and_then(|()| fs::remove_file(fresh))
+            .map_err(failed)?,
+    }
+    sync_folder(doing, path)
+}
+
+/// A file's name is durable only with its directory.
+pub(crate) fn sync_folder(doing: &str, path: &Path) -> Result<()> {
     let dir = path.parent().filter(|dir| !dir.as_os_str().is_empty());
     File::open(dir.unwrap_or(Path::new(".")))
         .and_then(|dir| dir.sync_all())
