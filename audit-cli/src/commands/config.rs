@@ -71,5 +71,8 @@ pub(crate) fn run(settings: &Settings, command: &ConfigCommand) -> Result<u8> {
     if let Some(system) = &settings.serve.system {
         show("serve.system", system, &file())?;
     }
+    if let Some(url) = &settings.mirror.url {
+        show("mirror.url", &super::mirror::shown(url), &file())?;
+    }
     Ok(0)
 }

@@ -1,9 +1,11 @@
 //! `audit-trail copy`.
 
+use std::sync::Arc;
 use std::time::Duration;
 
 use audit_core::ErrorKind;
 use audit_core::copy::{Copied, Copier, CopyOptions, CopyProgress, Until};
+use audit_core::store::Store;
 use audit_tlog::Hash;
 use indicatif::{ProgressBar, ProgressStyle};
 use serde_json::json;
@@ -35,7 +37,7 @@ pub(crate) async fn run(context: &Context, args: &CopyArgs) -> Result<u8> {
     }
     let source = source.read()?;
     let target = open_or_create(&target)?;
-    let mut copier = Copier::open(source.clone(), target, options)
+    let mut copier = Copier::open(Arc::clone(&source), target, options)
         .await
         .map_err(explain)?;
     let until = if args.published {
@@ -97,9 +99,7 @@ pub(crate) async fn run(context: &Context, args: &CopyArgs) -> Result<u8> {
 }
 
 /// The store, which is made where there is none.
-pub(crate) fn open_or_create(
-    url: &StoreUrl,
-) -> Result<std::sync::Arc<dyn audit_core::store::Store>, audit_core::Error> {
+pub(crate) fn open_or_create(url: &StoreUrl) -> Result<Arc<dyn Store>, audit_core::Error> {
     match url.open() {
         Err(e) if e.kind() == ErrorKind::NotFound => url.create(),
         opened => opened,

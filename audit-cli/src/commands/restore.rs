@@ -93,7 +93,7 @@ pub(crate) async fn run(context: &Context, args: &RestoreArgs) -> Result<u8> {
             output::printable(why)
         )),
         There::Log(old) => {
-            lost.extend(newer(&*store, &**old, &vkey, &place, args.accept_rollback).await?)
+            lost.extend(newer(&*store, &**old, &vkey, &place, args.accept_rollback).await?);
         }
     }
     let undecided = known.is_empty() && !matches!(there, There::Log(_));
