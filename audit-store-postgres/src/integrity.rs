@@ -5,6 +5,7 @@ use sqlx::postgres::{PgConnection, PgRow};
 use sqlx::{AssertSqlSafe, Row as _};
 
 use crate::failure::{Failure, Found};
+use crate::query;
 
 /// Rows where none can be, which no walk of the log comes by.
 const MISPLACED: &str = "
@@ -18,7 +19,7 @@ const MISPLACED: &str = "
   SELECT 'content of index ' || idx || ' without any' FROM (
     SELECT idx FROM content WHERE token_salt IS NULL AND tokens IS NULL AND parts IS NULL LIMIT 1) m
   UNION ALL
-  SELECT 'a tile ' || level || '/' || node / 256 FROM (
+  SELECT 'a tile of level ' || level || ' at node ' || node FROM (
     SELECT level, node FROM tile WHERE node < 0 OR level NOT BETWEEN 0 AND 7 LIMIT 1) m
   UNION ALL
   SELECT 'a checkpoint of size ' || size FROM (SELECT min(size) AS size FROM checkpoint) m WHERE size < 1
@@ -29,8 +30,8 @@ const MISPLACED: &str = "
 
 /// Every index, with its table and its columns.
 const INDEXES: &str = "
-  SELECT i.relname::text, t.relname::text,
-    (SELECT string_agg(quote_ident(a.attname), ', ' ORDER BY k.n) FROM unnest(x.indkey::int2[]) WITH ORDINALITY k (attnum, n)
+  SELECT i.relname::text, t.relname::text, x.indisunique,
+    (SELECT array_agg(quote_ident(a.attname) ORDER BY k.n) FROM unnest(x.indkey::int2[]) WITH ORDINALITY k (attnum, n)
       JOIN pg_attribute a ON a.attrelid = x.indrelid AND a.attnum = k.attnum)
   FROM pg_index x JOIN pg_class i ON i.oid = x.indexrelid JOIN pg_class t ON t.oid = x.indrelid
   WHERE t.relnamespace = (SELECT relnamespace FROM pg_class WHERE oid = 'migration'::regclass)
@@ -67,17 +68,24 @@ async fn check_all(c: &mut PgConnection) -> Found<()> {
         let what: String = row.try_get(0)?;
         return Err(Error::corrupt(format!("the store has {what}, where no row can be")).into());
     }
+    // What the head row says must be so.
+    query::head(&mut *c).await?;
     let amcheck = sqlx::query(AMCHECK).fetch_optional(&mut *c).await?;
     let amcheck: Option<String> = amcheck.map(|row| row.try_get(0)).transpose()?;
     for row in sqlx::query(INDEXES).fetch_all(&mut *c).await? {
         let index = Index {
             name: row.try_get(0)?,
             table: row.try_get(1)?,
-            columns: row.try_get(2)?,
+            unique: row.try_get(2)?,
+            columns: row.try_get(3)?,
         };
         let checked = match &amcheck {
             Some(schema) => index.by_amcheck(c, schema).await,
-            None => index.by_counts(c).await,
+            None => Ok(()),
+        };
+        let checked = match checked {
+            Ok(()) => index.by_walking(c).await,
+            Err(e) => Err(e),
         };
         if let Err(failure) = checked {
             return Err(index.said(failure));
@@ -89,7 +97,8 @@ async fn check_all(c: &mut PgConnection) -> Found<()> {
 struct Index {
     name: String,
     table: String,
-    columns: String,
+    unique: bool,
+    columns: Vec<String>,
 }
 
 impl Index {
@@ -102,36 +111,75 @@ impl Index {
         Ok(())
     }
 
-    /// Compares count and sum of hashes over the columns, in the table's order and in the index's.
-    async fn by_counts(&self, c: &mut PgConnection) -> Found<()> {
-        let (table, columns) = (&self.table, &self.columns);
-        let select = format!("SELECT count(*), sum(hash_record_extended(ROW({columns}), 0))::text");
-        let by_table = format!("{select} FROM {table}");
-        let by_index =
-            format!("{select} FROM (SELECT {columns} FROM {table} ORDER BY {columns} OFFSET 0) i");
+    /// Walks the index, and the table beside it: count and sum of hashes over the columns must be the same, no column be
+    /// missing, and nothing be there twice that is unique.
+    async fn by_walking(&self, c: &mut PgConnection) -> Found<()> {
+        let (table, columns) = (&self.table, self.columns.join(", "));
+        let sums = format!(
+            "count(*), sum(hash_record_extended(ROW({columns}), 0))::text, count(*) FILTER (WHERE num_nulls({columns}) > 0)"
+        );
+        let by_table = format!("SELECT {sums} FROM {table}");
+        // No index says that a row is there twice, once somebody has told the server that it needn't be unique.
+        let again: Vec<String> = self
+            .columns
+            .iter()
+            .map(|column| format!("{column} = lag({column}) OVER (ORDER BY {columns})"))
+            .collect();
+        let says = self
+            .columns
+            .iter()
+            .map(|column| format!("'{column} ' || {column}"))
+            .collect::<Vec<_>>()
+            .join(" || ', ' || ");
+        let by_index = format!(
+            "SELECT {sums}, min({says}) FILTER (WHERE again)
+             FROM (SELECT {columns}, {} AS again FROM {table} ORDER BY {columns}) i",
+            again.join(" AND ")
+        );
         let walks = "SET LOCAL enable_seqscan = off; SET LOCAL enable_sort = off; SET LOCAL enable_bitmapscan = off;
                      SET LOCAL enable_indexscan = on; SET LOCAL enable_indexonlyscan = on";
         sqlx::raw_sql(walks).execute(&mut *c).await?;
         self.is_walked(c, &by_index).await?;
-        let by_index = sqlx::query(AssertSqlSafe(by_index))
+        let indexed = sqlx::query(AssertSqlSafe(by_index))
             .persistent(false)
             .fetch_one(&mut *c)
             .await?;
         let scans = "SET LOCAL enable_seqscan = on; SET LOCAL enable_indexscan = off; SET LOCAL enable_indexonlyscan = off";
         sqlx::raw_sql(scans).execute(&mut *c).await?;
-        let by_table = sqlx::query(AssertSqlSafe(by_table))
+        let scanned = sqlx::query(AssertSqlSafe(by_table))
             .persistent(false)
-            .fetch_one(c)
+            .fetch_one(&mut *c)
             .await?;
-        let (by_index, by_table) = (sums(&by_index)?, sums(&by_table)?);
-        if by_index == by_table {
-            return Ok(());
+        // Whatever looks something up next is to use indexes again.
+        let resets = "SET LOCAL enable_indexscan = on; SET LOCAL enable_indexonlyscan = on; SET LOCAL enable_sort = on;
+                      SET LOCAL enable_bitmapscan = on";
+        sqlx::raw_sql(resets).execute(c).await?;
+        let (in_index, in_table) = (Sums::read(&indexed)?, Sums::read(&scanned)?);
+        if in_table.missing > 0 {
+            return Err(Error::corrupt(format!(
+                "{} rows of {table} lack one of {}",
+                in_table.missing,
+                self.columns
+                    .iter()
+                    .map(|column| format!("{table}.{column}"))
+                    .collect::<Vec<_>>()
+                    .join(" and ")
+            ))
+            .into());
         }
-        Err(Error::corrupt(format!(
-            "the index {} has {} rows, and the table {table} {}, or others",
-            self.name, by_index.0, by_table.0
-        ))
-        .into())
+        if in_index != in_table {
+            return Err(Error::corrupt(format!(
+                "the index {} has {} rows, and the table {table} {}, or others",
+                self.name, in_index.count, in_table.count
+            ))
+            .into());
+        }
+        match indexed.try_get::<Option<String>, _>(3)? {
+            Some(what) if self.unique => {
+                Err(Error::corrupt(format!("{table} has {what} twice")).into())
+            }
+            _ => Ok(()),
+        }
     }
 
     /// Whether the server answers a statement from this index.
@@ -171,7 +219,21 @@ impl Index {
     }
 }
 
-/// Count and sum, as text.
-fn sums(row: &PgRow) -> Found<(i64, Option<String>)> {
-    Ok((row.try_get(0)?, row.try_get(1)?))
+/// What is counted of the columns of an index.
+#[derive(PartialEq)]
+struct Sums {
+    count: i64,
+    sum: Option<String>,
+    /// Rows in which a column is missing.
+    missing: i64,
+}
+
+impl Sums {
+    fn read(row: &PgRow) -> Found<Self> {
+        Ok(Self {
+            count: row.try_get(0)?,
+            sum: row.try_get(1)?,
+            missing: row.try_get(2)?,
+        })
+    }
 }

@@ -96,7 +96,14 @@ async fn status(c: &mut PgConnection, url: &PostgresUrl) -> Found<Status> {
             .await?;
         let mut known = MIGRATIONS.iter();
         for row in &rows {
-            let (version, name): (i32, String) = (row.try_get(0)?, row.try_get(1)?);
+            let (Some(version), Some(name)): (Option<i32>, Option<String>) =
+                (row.try_get(0)?, row.try_get(1)?)
+            else {
+                return Err(Error::corrupt(format!(
+                    "{url} has a migration without version or name"
+                ))
+                .into());
+            };
             match known.next() {
                 Some(migration)
                     if (i64::from(version), name.as_str())

@@ -128,11 +128,11 @@ pub(crate) struct Known {
 
 /// The head row, what it must agree with, and the pieces of the tiles that the tree ends with, from the nodes on that the
 /// eight numbers put into it say: one row for each piece, or one with none. A tree that ends with a full tile ends with
-/// all of this tile's pieces.
+/// all of this tile's pieces. The limit is one more than a tile can have, and keeps the server from reading all tiles.
 pub(crate) fn head_sql(known: [i64; 8]) -> String {
     let [a, b, c, d, e, f, g, h] = known;
     format!(
-        "SELECT h.one, h.size, h.last, h.xmin::text, m.idx, m.event, t.level, t.node, t.hashes
+        "SELECT h.one, h.size, h.last, h.xmin::text, m.idx, m.event, t.level, t.node, t.hashes, (SELECT count(*) FROM head)
          FROM head h
          LEFT JOIN LATERAL (SELECT idx, event FROM entry ORDER BY idx DESC LIMIT 1) m ON true
          LEFT JOIN LATERAL (
@@ -142,6 +142,7 @@ pub(crate) fn head_sql(known: [i64; 8]) -> String {
              SELECT level, node, hashes FROM tile
              WHERE tile.level = l.level
                AND tile.node >= greatest(((h.size >> (8 * l.level)) - 1) / 256 * 256, l.known)
+             ORDER BY node DESC LIMIT 257
            ) t
          ) t ON true
          ORDER BY t.level, t.node"
@@ -160,9 +161,12 @@ pub(crate) fn read_head(rows: &[PgRow], known: Option<&Head>) -> Result<Known> {
     let Some(first) = rows.first() else {
         return Err(Error::corrupt("the head row is missing"));
     };
+    if get::<i64>(first, 9, "the count of head rows")? != 1 {
+        return Err(Error::corrupt("there are several head rows"));
+    }
     if get::<Option<i16>>(first, 0, "head.one")? != Some(1) {
         return Err(Error::corrupt(
-            "the head row is not the one row of its table",
+            "the head row isn't marked as the one that counts",
         ));
     }
     let stored: i64 = get(first, 1, "head.size")?;
@@ -190,12 +194,6 @@ pub(crate) fn read_head(rows: &[PgRow], known: Option<&Head>) -> Result<Known> {
     }
     let mut edge = Edge::new(size, known);
     for row in rows {
-        // A second head row would repeat everything.
-        if get::<i64>(row, 1, "head.size")? != stored
-            || get::<String>(row, 3, "head.xmin")? != version
-        {
-            return Err(Error::corrupt("there are several head rows"));
-        }
         let level: Option<i16> = get(row, 6, "tile.level")?;
         let Some(level) = level else { continue };
         let piece = Piece::read(level, row, 7, 8)?;
@@ -311,7 +309,10 @@ struct Piece {
 impl Piece {
     fn read(level: i16, row: &PgRow, node: usize, hashes: usize) -> Result<Self> {
         let at: i64 = get(row, node, "tile.node")?;
-        let node = unsigned(&format!("a tile of level {level} is stored whose node"), at)?;
+        let node = unsigned(
+            &format!("a tile of level {level} is stored, and its node {at}"),
+            at,
+        )?;
         let tile = node / u64::from(TILE_WIDTH);
         let bytes: Vec<u8> = get(row, hashes, &format!("tile {level}/{tile}"))?;
         let hashes = self::hashes(&bytes).ok_or_else(|| {
@@ -583,7 +584,7 @@ pub(crate) async fn token_rows(
 }
 
 fn token_row(row: &PgRow) -> Result<(Token, u64)> {
-    let token: &[u8] = get(row, 0, "token")?;
+    let token: &[u8] = get(row, 0, "token.token")?;
     let index: i64 = get(row, 1, "token.idx")?;
     let read = || -> Result<(Token, u64)> {
         Ok((Hex(bytes("token", token)?), unsigned("token.idx", index)?))
@@ -734,7 +735,7 @@ pub(crate) async fn checkpoints(
 }
 
 fn checkpoint_row(row: &PgRow) -> Result<(u64, Vec<u8>)> {
-    let size = unsigned("checkpoint size", get(row, 0, "checkpoint size")?)?;
+    let size = unsigned("checkpoint size", get(row, 0, "checkpoint.size")?)?;
     Ok((
         size,
         get(row, 1, &format!("the checkpoint of size {size}"))?,

@@ -4,7 +4,7 @@
 //! Making a schema for each of some thousand changes would take most of the time, so a few schemas are used again: what a
 //! change touched is put back when its copy is dropped.
 
-use std::collections::BTreeSet;
+use std::collections::{BTreeMap, BTreeSet};
 use std::sync::{Arc, LazyLock, Mutex, PoisonError};
 
 use audit_core::store::{ReadStore, Store};
@@ -47,6 +47,9 @@ struct Family {
     good: String,
     free: Mutex<Vec<Slot>>,
     tables: Vec<Table>,
+    /// Its rows, and the types of their columns, by table: asked for again and again.
+    rows: Mutex<BTreeMap<String, Vec<Record>>>,
+    types: BTreeMap<String, Vec<String>>,
 }
 
 /// A schema with the same log, and a superuser's connection that is not held up by constraints.
@@ -101,9 +104,12 @@ impl Family {
         PostgresStore::create(&url, true).await.unwrap();
         let mut raw = raw(self.place.server(), url.schema()).await;
         loosen(&mut raw, url.schema()).await;
-        execute(&mut raw, "SET session_replication_role = replica")
-            .await
-            .unwrap();
+        execute(
+            &mut raw,
+            "SET session_replication_role = replica; SET synchronous_commit = off",
+        )
+        .await
+        .unwrap();
         for table in &self.tables {
             self.put_back(&mut raw, &table.name).await;
         }
@@ -222,13 +228,13 @@ async fn types(raw: &mut PgConnection, table: &str) -> Vec<String> {
 async fn exchange(
     raw: &mut PgConnection,
     table: &Table,
+    types: &[String],
     remove: &[Record],
     insert: &[Record],
 ) -> Result<(), String> {
     let name = &table.name;
-    let types = types(raw, name).await;
     let each = |what: &dyn Fn(usize, &str, &str) -> String, between: &str| {
-        let columns = table.columns.iter().zip(&types).enumerate();
+        let columns = table.columns.iter().zip(types).enumerate();
         let all: Vec<String> = columns
             .map(|(n, (c, kind))| what(n + 1, &c.name, kind))
             .collect();
@@ -241,7 +247,7 @@ async fn exchange(
     let places = each(&|n, _, kind| format!("${n}::{kind}"), ", ");
     let bound = |row: &Record| {
         let mut arguments = PgArguments::default();
-        for (value, kind) in row.iter().zip(&types) {
+        for (value, kind) in row.iter().zip(types) {
             bind(&mut arguments, value, kind)?;
         }
         Ok::<_, String>(arguments)
@@ -329,11 +335,17 @@ impl Tables for Copy {
     }
 
     fn rows(&self, table: &Table) -> Vec<Record> {
+        let kept = lock(&self.family.rows).get(&table.name).cloned();
+        if self.slot.is_none()
+            && let Some(rows) = kept
+        {
+            return rows;
+        }
         let keys = table.columns.iter().filter(|c| c.key);
         let keys: Vec<&str> = keys.map(|c| c.name.as_str()).collect();
         let sql = format!("SELECT * FROM {} ORDER BY {}", table.name, keys.join(", "));
-        self.with(async |raw| {
-            let types = types(raw, &table.name).await;
+        let types = &self.family.types[&table.name];
+        let rows: Vec<Record> = self.with(async |raw| {
             let rows = sqlx::query(AssertSqlSafe(sql))
                 .fetch_all(raw)
                 .await
@@ -346,17 +358,22 @@ impl Tables for Copy {
                     .collect()
             };
             rows.iter().map(read).collect()
-        })
+        });
+        if self.slot.is_none() {
+            lock(&self.family.rows).insert(table.name.clone(), rows.clone());
+        }
+        rows
     }
 
     fn write(&mut self, table: &Table, remove: &[Record], insert: &[Record]) -> Result<(), String> {
         lock(&self.touched).insert(table.name.clone());
-        self.with(async |raw| exchange(raw, table, remove, insert).await)
+        let types = &self.family.types[&table.name];
+        self.with(async |raw| exchange(raw, table, types, remove, insert).await)
     }
 
     fn places(&self, table: &Table, row: &Record) -> Vec<Named> {
         let says = |texts: &[&str]| texts.iter().map(|t| Named::Says((*t).to_owned())).collect();
-        match table.name.as_str() {
+        let mut places: Vec<Named> = match table.name.as_str() {
             "entry" | "content" => tamper::index_places(&row[0]),
             "token" => {
                 let mut places = tamper::index_places(&row[1]);
@@ -382,7 +399,14 @@ impl Tables for Copy {
             "migration" => says(&["migration", "schema version", "holds no store"]),
             // One that this test doesn't know has to be named.
             other => says(&[other]),
+        };
+        // Where what names a row is missing, the column is named.
+        for (column, value) in table.columns.iter().zip(row) {
+            if column.key && *value == Value::Null {
+                places.push(Named::Says(format!("{}.{}", table.name, column.name)));
+            }
         }
+        places
     }
 
     fn loss(&self, table: &Table, loss: Loss) -> (Sees, Vec<Named>) {
@@ -431,7 +455,15 @@ impl Backend for Server {
                 place: Arc::clone(&self.place),
                 good: url.schema().to_owned(),
                 free: Mutex::default(),
+                types: {
+                    let mut all = BTreeMap::new();
+                    for table in tables(&mut raw, url.schema()).await {
+                        all.insert(table.name.clone(), types(&mut raw, &table.name).await);
+                    }
+                    all
+                },
                 tables: tables(&mut raw, url.schema()).await,
+                rows: Mutex::default(),
             })
         })?;
         Ok(Copy {
