@@ -225,7 +225,8 @@ impl Contents {
                 _ => return broken("parts without content, or content without parts"),
             }
             named.extend(entry.keys.into_iter().flatten());
-            if !erased {
+            // Whoever brings content brings the key's record.
+            if row.tokens.is_some() || row.parts.is_some() {
                 used.extend(entry.key);
             }
             edge.push(leaf_hash(&row.entry));
