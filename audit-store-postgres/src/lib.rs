@@ -249,6 +249,8 @@ impl ReadStore for PostgresStore {
             engine: "postgres",
             several_writers: true,
             retention_lock: false,
+            linger: None,
+            erases_parts: true,
         }
     }
 
