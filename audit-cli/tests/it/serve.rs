@@ -327,7 +327,7 @@ fn a_request_that_can_t_be_recorded_is_a_503() {
     // No file of the process may grow beyond this many blocks of 512 bytes; a write beyond fails, as on a full disk.
     let blocks = fs::metadata(host.db()).unwrap().len() / 512 + 400;
     let script = format!("trap '' XFSZ; ulimit -f {blocks}; exec \"$@\"");
-    let mut command = std::process::Command::new("sh");
+    let mut command = Command::new("sh");
     host.prepare(&mut command);
     command
         .args(["-c", &script, "sh", env!("CARGO_BIN_EXE_audit-trail")])
