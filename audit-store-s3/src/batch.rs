@@ -405,3 +405,106 @@ pub(crate) fn check(batch: &Batch, head: &Head) -> Result<()> {
     }
     Ok(())
 }
+
+#[cfg(test)]
+mod tests {
+    use audit_testkit::sample::Sample;
+
+    use super::*;
+
+    fn object(rows: usize, parts: usize) -> (Batch, Head, Encoded) {
+        let head = Head::empty();
+        let batch = Sample::new(rows, 1)
+            .parts_bytes(parts)
+            .batch(&head)
+            .unwrap();
+        let after = batch.head_after(&head).unwrap();
+        let frame = Frame {
+            number: 0,
+            nonce: [1; 16],
+            previous: [2; 32],
+            event_max: [3; 16],
+        };
+        let encoded = encode(&frame, &batch, &head, &after).unwrap();
+        (batch, after, encoded)
+    }
+
+    #[test]
+    fn what_was_put_into_a_batch_is_read_from_it() {
+        for (rows, parts, large) in [
+            (1, 10, false),
+            (300, 10, false),
+            (3, INLINE_MAX, false),
+            (3, INLINE_MAX + 1, true),
+        ] {
+            let (batch, after, encoded) = object(rows, parts);
+            let header = Header::decode("b", 0, &encoded.object).unwrap();
+            assert_eq!((header.first, header.end()), (0, rows as u64));
+            assert_eq!(header.total(), encoded.object.len() as u64);
+            assert_eq!(header.edge.root(), after.edge.root());
+            let entries = header.entries("b", &encoded.object).unwrap();
+            assert!(entries.iter().eq(batch.rows.iter().map(|row| &row.entry)));
+            let full = batch.tiles.iter().filter(|tile| tile.id.is_full());
+            assert!(header.tiles("b", &encoded.object).unwrap().iter().eq(full));
+            assert_eq!(encoded.apart.is_empty(), !large);
+            for (stored, row) in header
+                .parts("b", &encoded.object)
+                .unwrap()
+                .iter()
+                .zip(&batch.rows)
+            {
+                match (stored, &row.parts) {
+                    (Stored::None, None) => {}
+                    (Stored::Here(bytes), Some(parts)) => assert_eq!(bytes, parts),
+                    (Stored::Apart { length, .. }, Some(parts)) => {
+                        assert_eq!(*length, parts.len() as u64);
+                    }
+                    other => panic!("{other:?}"),
+                }
+            }
+        }
+    }
+
+    #[test]
+    fn a_batch_that_is_cut_or_longer_or_of_another_number_is_refused() {
+        let (_, _, encoded) = object(3, 40);
+        let good = &encoded.object;
+        let read = |bytes: &[u8], number| {
+            let header = Header::decode("b", number, bytes)?;
+            let bytes = Bytes::copy_from_slice(bytes);
+            header.tiles("b", &bytes)?;
+            header.entries("b", &bytes)?;
+            header.parts("b", &bytes)
+        };
+        read(good, 0).unwrap();
+        read(good, 1).unwrap_err();
+        for length in 0..good.len() {
+            read(&good[..length], 0).unwrap_err();
+        }
+        read(&[good, &b"x"[..]].concat(), 0).unwrap_err();
+        // Nothing panics on any byte.
+        for at in 0..good.len() {
+            let mut bytes = good.to_vec();
+            bytes[at] ^= 0xff;
+            drop(read(&bytes, 0));
+        }
+    }
+
+    #[test]
+    fn the_largest_header_fits() {
+        let size = (1_u64 << 56) - 1;
+        let mut levels = vec![vec![Hash::from_bytes([0; 32]); 255]; 7];
+        levels.push(Vec::new());
+        let edge = EdgeTiles::from_tiles(size, levels).unwrap();
+        let frame = Frame {
+            number: NUMBER_MAX,
+            nonce: [0; 16],
+            previous: [0; 32],
+            event_max: [0; 16],
+        };
+        let object = skipped(&frame, &Head { size, edge }).unwrap();
+        assert!(object.len() <= HEADER_MAX, "{}", object.len());
+        let header = Header::decode("b", NUMBER_MAX, &object).unwrap();
+        assert!(header.skipped && header.first == size);
+    }
+}

@@ -6,7 +6,7 @@ use std::sync::Arc;
 
 use audit_core::time::{Clock, IdSource, System};
 use audit_core::{Error, Result};
-use object_store::aws::AmazonS3Builder;
+use object_store::aws::{AmazonS3Builder, AmazonS3ConfigKey};
 use object_store::{BackoffConfig, RetryConfig};
 use std::time::Duration;
 
@@ -31,7 +31,8 @@ pub struct S3Options {
     pub prefix: String,
     /// The region, if it isn't that of the environment.
     pub region: Option<String>,
-    /// Another server than AWS's, such as `https://storage.example.com`; the bucket becomes a part of the path.
+    /// Another server than AWS's, such as `https://storage.example.com`; the bucket becomes a part of the path. If there is
+    /// none here, `AWS_ENDPOINT_URL_S3` and `AWS_ENDPOINT_URL` may name one.
     pub endpoint: Option<String>,
     /// Plain http to other machines than this one.
     pub allow_http: bool,
@@ -157,31 +158,37 @@ impl S3Options {
         {
             return refuse("the region has letters, digits and `-`");
         }
-        if let Some(endpoint) = &self.endpoint {
-            let uri: http::Uri = endpoint
-                .parse()
-                .map_err(|e| Error::invalid("the endpoint is no URL").because(e))?;
-            let host = uri.host().unwrap_or_default().trim_matches(['[', ']']);
-            let here = host == "localhost"
-                || host
-                    .parse::<IpAddr>()
-                    .is_ok_and(|address| address.is_loopback());
-            let plain = uri.scheme_str() == Some("http");
-            if !plain && uri.scheme_str() != Some("https") {
-                return refuse("the endpoint begins with https:// or http://");
-            }
-            if uri.authority().is_some_and(|a| a.as_str().contains('@'))
-                || uri
-                    .path_and_query()
-                    .is_some_and(|path| path.as_str() != "/")
-            {
-                return refuse("the endpoint has a host and maybe a port, nothing else");
-            }
-            if plain && !here && !self.allow_http {
-                return refuse(
-                    "the endpoint is plain http on another machine; hint: allow_http=yes if that network may be trusted",
-                );
-            }
+        match &self.endpoint {
+            Some(endpoint) => self.check_endpoint(endpoint),
+            None => Ok(()),
+        }
+    }
+
+    fn check_endpoint(&self, endpoint: &str) -> Result<()> {
+        let refuse = |what: &str| Err(Error::invalid(what.to_owned()));
+        let uri: http::Uri = endpoint
+            .parse()
+            .map_err(|e| Error::invalid("the endpoint is no URL").because(e))?;
+        let host = uri.host().unwrap_or_default().trim_matches(['[', ']']);
+        let here = host == "localhost"
+            || host
+                .parse::<IpAddr>()
+                .is_ok_and(|address| address.is_loopback());
+        let plain = uri.scheme_str() == Some("http");
+        if !plain && uri.scheme_str() != Some("https") {
+            return refuse("the endpoint begins with https:// or http://");
+        }
+        if uri.authority().is_some_and(|a| a.as_str().contains('@'))
+            || uri
+                .path_and_query()
+                .is_some_and(|path| path.as_str() != "/")
+        {
+            return refuse("the endpoint has a host and maybe a port, nothing else");
+        }
+        if plain && !here && !self.allow_http {
+            return refuse(
+                "the endpoint is plain http on another machine; hint: allow_http=yes if that network may be trusted",
+            );
         }
         Ok(())
     }
@@ -211,8 +218,16 @@ impl S3Options {
             .or(profile.region)
             .unwrap_or_else(|| "us-east-1".to_owned());
         // A bucket with a dot in its name has no certificate of its own.
-        let virtual_host = self.endpoint.is_none() && !self.bucket.contains('.');
-        let base = match &self.endpoint {
+        let named = self
+            .endpoint
+            .clone()
+            .or_else(|| set("AWS_ENDPOINT_URL_S3"))
+            .or_else(|| set("AWS_ENDPOINT_URL"));
+        if let Some(endpoint) = &named {
+            self.check_endpoint(endpoint)?;
+        }
+        let virtual_host = named.is_none() && !self.bucket.contains('.');
+        let base = match &named {
             Some(endpoint) => format!("{}/{}", endpoint.trim_end_matches('/'), self.bucket),
             None if virtual_host => format!("https://{}.s3.{region}.amazonaws.com", self.bucket),
             None => format!("https://s3.{region}.amazonaws.com/{}", self.bucket),
@@ -229,7 +244,7 @@ impl S3Options {
         let store = builder
             .with_bucket_name(&self.bucket)
             .with_region(&region)
-            .with_endpoint(endpoint)
+            .with_config(AmazonS3ConfigKey::S3Endpoint, endpoint)
             .with_virtual_hosted_style_request(virtual_host)
             .with_allow_http(true)
             .with_skip_signature(false)

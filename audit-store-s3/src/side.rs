@@ -214,3 +214,37 @@ pub(crate) fn decode_key(at: &mut Cursor<'_>) -> Result<KeyRecord> {
     }
     Ok(record)
 }
+
+#[cfg(test)]
+mod tests {
+    use audit_core::store::Head;
+    use audit_testkit::sample;
+
+    use super::*;
+
+    fn packed() -> Vec<u8> {
+        let batch = sample::batch(&Head::empty(), 6, 1).unwrap();
+        let mut side = Side::of(&batch, 7, 0, [9; 16]);
+        side.rows[2].erased = true;
+        side.encode().unwrap()
+    }
+
+    #[test]
+    fn no_side_pack_has_a_second_encoding() {
+        let good = packed();
+        let side = Side::decode("a side pack", &good).unwrap();
+        assert_eq!(side.encode().unwrap(), good);
+        for at in 0..good.len() {
+            for flip in [1, 0x80] {
+                let mut bytes = good.clone();
+                bytes[at] ^= flip;
+                if let Ok(other) = Side::decode("a side pack", &bytes) {
+                    assert_ne!(other, side, "byte {at} says nothing");
+                    assert_eq!(other.encode().unwrap(), bytes, "byte {at}");
+                }
+            }
+            Side::decode("a side pack", &good[..at]).unwrap_err();
+        }
+        Side::decode("a side pack", &[&good[..], &[0]].concat()).unwrap_err();
+    }
+}

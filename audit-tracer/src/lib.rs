@@ -7,7 +7,7 @@
 //!   acknowledged when it would survive a power cut; [`request`](AuditSession::request) for calls of a model that the
 //!   service makes itself.
 //! - [`verify_integrity`](AuditTracer::verify_integrity): the offline verifier over the store, with what this service knows.
-//! - [`StoreUrl`]: the one place where a backend is chosen by name. Backends are features: `sqlite`.
+//! - [`StoreUrl`]: the one place where a backend is chosen by name. Backends are features: `sqlite`, `s3`.
 //!
 //! # Out of scope
 //!
