@@ -22,7 +22,7 @@ use crate::wire::Seen;
 use crate::xml::Node;
 
 /// Attempts of a write whose answer may have been lost.
-const ATTEMPTS: u32 = 4;
+const ATTEMPTS: u32 = 5;
 /// Before the second attempt; doubled for each further one.
 const PAUSE: Duration = Duration::from_millis(200);
 
