@@ -55,6 +55,11 @@ pub(crate) enum Command {
     Restore(RestoreArgs),
     /// Print the latest signed checkpoint
     Checkpoint,
+    /// Look at, or bring up to date, the schema of a store that has migrations (PostgreSQL)
+    Migrate {
+        #[command(subcommand)]
+        command: MigrateCommand,
+    },
     /// Check keys, store, clock, free disk space and permissions
     Doctor,
     /// Run the main job on a temporary log: record an agent's session, verify it, catch a manipulation
@@ -69,6 +74,14 @@ pub(crate) enum Command {
         /// The shell
         shell: clap_complete::Shell,
     },
+}
+
+#[derive(Debug, Subcommand)]
+pub(crate) enum MigrateCommand {
+    /// Say which version the schema has, and which migrations are missing
+    Status,
+    /// Do the migrations that are missing; makes the schema if there is none
+    Up,
 }
 
 #[derive(Debug, Subcommand)]

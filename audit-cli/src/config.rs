@@ -124,6 +124,9 @@ pub(crate) struct GlobalFlags {
     /// Folder in which the publisher remembers what it signed; not where the store lies [env: AUDIT_TRAIL_STATE_DIR]
     #[arg(long, global = true, value_name = "DIR")]
     pub(crate) state_dir: Option<PathBuf>,
+    /// Refuse a store whose schema lacks migrations, instead of doing them; see `audit-trail migrate`
+    #[arg(long, global = true)]
+    pub(crate) no_auto_migrate: bool,
 }
 
 /// The environment, passed in.
@@ -141,6 +144,7 @@ pub(crate) struct Settings {
     pub(crate) state_dir: Setting<PathBuf>,
     pub(crate) vkey: Option<Setting<String>>,
     pub(crate) opened: Option<Setting<String>>,
+    pub(crate) no_auto_migrate: bool,
     pub(crate) serve: ServeFile,
     pub(crate) mirror: MirrorFile,
 }
@@ -212,6 +216,7 @@ impl Settings {
             named: path.clone().filter(|_| must_exist),
             vkey: from_file(file.vkey),
             opened: from_file(file.opened),
+            no_auto_migrate: flags.no_auto_migrate,
             file: path.filter(|p| p.exists()),
             store,
             key,

@@ -40,7 +40,8 @@ pub(crate) fn passphrases() -> EnvironmentPassphrase<'static> {
 
 impl Context {
     pub(crate) fn store_url(&self) -> Result<StoreUrl> {
-        store_url(self.settings.store()?)
+        let url = store_url(self.settings.store()?)?;
+        Ok(url.auto_migrate(!self.settings.no_auto_migrate))
     }
 
     /// The log's keys.
@@ -59,8 +60,8 @@ impl Context {
     }
 
     /// Options for a writer run.
-    pub(crate) fn log_options(&self) -> Result<LogOptions> {
-        let store = self.store_url()?.open()?;
+    pub(crate) async fn log_options(&self) -> Result<LogOptions> {
+        let store = self.store_url()?.open().await?;
         let mut options = LogOptions::new(store, self.keys()?);
         options.state_dir = Some(self.settings.state_dir.value.clone());
         Ok(options)
@@ -68,12 +69,12 @@ impl Context {
 
     /// The log, opened for writing.
     pub(crate) async fn log(&self) -> Result<Log> {
-        Ok(Log::open(self.log_options()?).await?)
+        Ok(Log::open(self.log_options().await?).await?)
     }
 
     /// A read handle that decrypts.
-    pub(crate) fn reader(&self) -> Result<LogReader> {
-        let store = self.store_url()?.read()?;
+    pub(crate) async fn reader(&self) -> Result<LogReader> {
+        let store = self.store_url()?.read().await?;
         Ok(LogReader::new(store, self.keys()?))
     }
 
@@ -107,9 +108,9 @@ impl Context {
 /// The store that a URL names.
 pub(crate) fn store_url(url: &str) -> Result<StoreUrl> {
     url.parse().map_err(|e: audit_core::Error| {
-        CliError::from(e)
-            .code(2)
-            .hint("write it like sqlite:/var/lib/audit-trail/log.db")
+        CliError::from(e).code(2).hint(
+            "write it like sqlite:/var/lib/audit-trail/log.db or postgres://USER@HOST/DATABASE",
+        )
     })
 }
 

@@ -128,7 +128,10 @@ impl Index {
         let says = self
             .columns
             .iter()
-            .map(|column| format!("'{column} ' || {column}::text"))
+            .map(|column| {
+                let called = if column == "idx" { "index" } else { column };
+                format!("'{called} ' || {column}::text")
+            })
             .collect::<Vec<_>>()
             .join(" || ', ' || ");
         let by_index = format!(

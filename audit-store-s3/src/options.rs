@@ -63,6 +63,17 @@ impl fmt::Debug for S3Options {
     }
 }
 
+/// The URL, without the options that say how the log is to be made.
+impl fmt::Display for S3Options {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "s3://{}/{}", self.bucket, self.prefix)?;
+        match &self.endpoint {
+            Some(endpoint) => write!(f, "?endpoint={endpoint}"),
+            None => Ok(()),
+        }
+    }
+}
+
 impl S3Options {
     /// The log below a prefix of a bucket.
     #[must_use]

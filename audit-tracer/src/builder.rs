@@ -278,7 +278,7 @@ impl Builder {
             Place::Handle(store) => Arc::clone(store),
             Place::Url(url) => {
                 let url: StoreUrl = url.parse()?;
-                blocking(move || url.open()).await?
+                url.open().await?
             }
         };
         let passphrases = self.passphrases.clone();

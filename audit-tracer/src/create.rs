@@ -173,7 +173,7 @@ impl NewLog {
             NewStore::Handle(store) => store,
             NewStore::Url(url) => {
                 let listed = url.files();
-                let store = blocking(move || url.create()).await?;
+                let store = url.create().await?;
                 files.extend(listed);
                 store
             }

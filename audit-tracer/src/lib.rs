@@ -7,7 +7,8 @@
 //!   acknowledged when it would survive a power cut; [`request`](AuditSession::request) for calls of a model that the
 //!   service makes itself.
 //! - [`verify_integrity`](AuditTracer::verify_integrity): the offline verifier over the store, with what this service knows.
-//! - [`StoreUrl`]: the one place where a backend is chosen by name. Backends are features: `sqlite`, `s3`.
+//! - [`StoreUrl`]: the one place where a backend is chosen by name. Backends are features: `sqlite`, `postgres`,
+//!   `s3`.
 //!
 //! # Out of scope
 //!
@@ -84,7 +85,7 @@ pub use draft::Draft;
 pub use evidence::StoreEvidence;
 pub use mode::{ComplianceMode, Retention};
 pub use session::{AuditSession, SessionOptions};
-pub use store::StoreUrl;
+pub use store::{MigrationStatus, StoreUrl};
 pub use tracer::AuditTracer;
 
 /// The README's quick start is a test.

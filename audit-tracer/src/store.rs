@@ -10,7 +10,10 @@ use audit_core::{Error, Result};
 
 /// The store that a URL names: the one place where a backend is chosen by name.
 ///
-/// `sqlite:PATH`, with the feature `sqlite`; `s3://BUCKET/PREFIX?…`, with the feature `s3`.
+/// - `sqlite:PATH`, with the feature `sqlite`
+/// - `postgres://USER@HOST/DATABASE?schema=NAME`, with the feature `postgres`; its options are those of `PostgresUrl` in
+///   `audit-store-postgres`
+/// - `s3://BUCKET/PREFIX?…`, with the feature `s3`; its options are those of `S3Options` in `audit-store-s3`
 ///
 /// ```
 /// # #[cfg(feature = "sqlite")] {
@@ -24,21 +27,38 @@ use audit_core::{Error, Result};
 #[derive(Clone)]
 pub struct StoreUrl {
     engine: Engine,
+    auto_migrate: bool,
 }
 
 #[derive(Clone)]
 enum Engine {
     #[cfg(feature = "sqlite")]
     Sqlite(PathBuf),
+    #[cfg(feature = "postgres")]
+    Postgres(Box<audit_store_postgres::PostgresUrl>),
     #[cfg(feature = "s3")]
     S3(Box<audit_store_s3::S3Options>),
 }
 
 /// Every scheme that is known, the engine behind it, and whether this build has it.
-const SCHEMES: [(&str, &str, bool); 2] = [
+const SCHEMES: [(&str, &str, bool); 4] = [
     ("sqlite", "SQLite", cfg!(feature = "sqlite")),
+    ("postgres", "PostgreSQL", cfg!(feature = "postgres")),
+    ("postgresql", "PostgreSQL", cfg!(feature = "postgres")),
     ("s3", "S3", cfg!(feature = "s3")),
 ];
+
+/// How many migrations a schema has, and what it lacks.
+#[derive(Debug, Clone, PartialEq, Eq)]
+#[non_exhaustive]
+pub struct MigrationStatus {
+    /// The version of the schema; `None` while there is none.
+    pub version: Option<u32>,
+    /// The version that this program works with.
+    pub newest: u32,
+    /// Version and name of each migration that is missing.
+    pub pending: Vec<(u32, &'static str)>,
+}
 
 impl FromStr for StoreUrl {
     type Err = Error;
@@ -51,6 +71,14 @@ impl FromStr for StoreUrl {
             let path = audit_store_sqlite::parse_url(url)?;
             return Ok(Self {
                 engine: Engine::Sqlite(path),
+                auto_migrate: true,
+            });
+        }
+        #[cfg(feature = "postgres")]
+        if matches!(scheme, Some("postgres" | "postgresql")) {
+            return Ok(Self {
+                engine: Engine::Postgres(Box::new(url.parse()?)),
+                auto_migrate: true,
             });
         }
         #[cfg(feature = "s3")]
@@ -58,6 +86,7 @@ impl FromStr for StoreUrl {
             let options = audit_store_s3::S3Options::parse_url(url)?;
             return Ok(Self {
                 engine: Engine::S3(Box::new(options)),
+                auto_migrate: true,
             });
         }
         let built: Vec<String> = SCHEMES
@@ -88,28 +117,59 @@ impl FromStr for StoreUrl {
     }
 }
 
-impl fmt::Debug for StoreUrl {
+/// The URL without a password.
+impl fmt::Display for StoreUrl {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.debug_struct("StoreUrl")
-            .field("path", &self.path())
-            .finish_non_exhaustive()
+        match self.engine {
+            #[cfg(feature = "sqlite")]
+            Engine::Sqlite(ref path) => write!(f, "sqlite:{}", path.display()),
+            #[cfg(feature = "postgres")]
+            Engine::Postgres(ref url) => url.fmt(f),
+            #[cfg(feature = "s3")]
+            Engine::S3(ref options) => options.fmt(f),
+        }
     }
 }
 
+impl fmt::Debug for StoreUrl {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "StoreUrl({self})")
+    }
+}
+
+/// Runs what blocks on the file system apart from the runtime's own threads.
+#[cfg(feature = "sqlite")]
+async fn sqlite<T: Send + 'static>(work: impl FnOnce() -> Result<T> + Send + 'static) -> Result<T> {
+    crate::create::blocking(work).await
+}
+
 impl StoreUrl {
-    /// Makes the place where the store is to be, such as SQLite's file; there must be none.
-    ///
-    /// Blocks, as [`open`](Self::open) and [`read`](Self::read) do.
+    /// Whether missing migrations are done when the store is made or opened for writing; they are unless this says
+    /// otherwise. SQLite's files have none.
+    #[must_use]
+    pub fn auto_migrate(mut self, auto_migrate: bool) -> Self {
+        self.auto_migrate = auto_migrate;
+        self
+    }
+
+    /// Makes the place where the store is to be, such as SQLite's file or PostgreSQL's tables; there must be no log.
     ///
     /// # Errors
     ///
     /// As the engine says: [`ErrorKind::Invalid`](crate::ErrorKind::Invalid) if there is one already.
-    pub fn create(&self) -> Result<Arc<dyn Store>> {
+    pub async fn create(&self) -> Result<Arc<dyn Store>> {
         match self.engine {
             #[cfg(feature = "sqlite")]
-            Engine::Sqlite(ref path) => Ok(Arc::new(audit_store_sqlite::SqliteStore::create_file(
-                path,
-            )?)),
+            Engine::Sqlite(ref path) => {
+                let path = path.clone();
+                let store = sqlite(|| audit_store_sqlite::SqliteStore::create_file(path)).await?;
+                Ok(Arc::new(store))
+            }
+            #[cfg(feature = "postgres")]
+            Engine::Postgres(ref url) => {
+                let store = audit_store_postgres::PostgresStore::create(url, self.auto_migrate);
+                Ok(Arc::new(store.await?))
+            }
             // Nothing is made before the log is: whether there is one already shows then.
             #[cfg(feature = "s3")]
             Engine::S3(ref options) => Ok(Arc::new(audit_store_s3::S3Store::new(options)?)),
@@ -121,13 +181,24 @@ impl StoreUrl {
     /// # Errors
     ///
     /// As the engine says: [`ErrorKind::NotFound`](crate::ErrorKind::NotFound) if there is none.
-    pub fn open(&self) -> Result<Arc<dyn Store>> {
+    pub async fn open(&self) -> Result<Arc<dyn Store>> {
         match self.engine {
             #[cfg(feature = "sqlite")]
-            Engine::Sqlite(ref path) => Ok(Arc::new(audit_store_sqlite::SqliteStore::open(
-                path,
-                audit_store_sqlite::OpenMode::ReadWrite,
-            )?)),
+            Engine::Sqlite(ref path) => {
+                use audit_store_sqlite::{OpenMode, SqliteStore};
+                let path = path.clone();
+                let store = sqlite(|| SqliteStore::open(path, OpenMode::ReadWrite)).await?;
+                Ok(Arc::new(store))
+            }
+            #[cfg(feature = "postgres")]
+            Engine::Postgres(ref url) => {
+                use audit_store_postgres::{OpenMode, OpenOptions, PostgresStore};
+                let options = OpenOptions {
+                    mode: OpenMode::ReadWrite,
+                    auto_migrate: self.auto_migrate,
+                };
+                Ok(Arc::new(PostgresStore::open(url, options).await?))
+            }
             #[cfg(feature = "s3")]
             Engine::S3(ref options) => Ok(Arc::new(audit_store_s3::S3Store::new(options)?)),
         }
@@ -138,15 +209,66 @@ impl StoreUrl {
     /// # Errors
     ///
     /// As [`open`](Self::open).
-    pub fn read(&self) -> Result<Arc<dyn ReadStore>> {
+    pub async fn read(&self) -> Result<Arc<dyn ReadStore>> {
         match self.engine {
             #[cfg(feature = "sqlite")]
-            Engine::Sqlite(ref path) => Ok(Arc::new(audit_store_sqlite::SqliteStore::open(
-                path,
-                audit_store_sqlite::OpenMode::ReadOnly,
-            )?)),
+            Engine::Sqlite(ref path) => {
+                use audit_store_sqlite::{OpenMode, SqliteStore};
+                let path = path.clone();
+                let store = sqlite(|| SqliteStore::open(path, OpenMode::ReadOnly)).await?;
+                Ok(Arc::new(store))
+            }
+            #[cfg(feature = "postgres")]
+            Engine::Postgres(ref url) => {
+                use audit_store_postgres::{OpenOptions, PostgresStore};
+                let store = PostgresStore::open(url, OpenOptions::read_only());
+                Ok(Arc::new(store.await?))
+            }
             #[cfg(feature = "s3")]
             Engine::S3(ref options) => Ok(Arc::new(audit_store_s3::S3Store::new(options)?)),
+        }
+    }
+
+    /// Which migrations the store's schema has; `None` where an engine has none.
+    ///
+    /// # Errors
+    ///
+    /// As the engine says.
+    pub async fn migrations(&self) -> Result<Option<MigrationStatus>> {
+        match self.engine {
+            #[cfg(feature = "sqlite")]
+            Engine::Sqlite(_) => Ok(None),
+            #[cfg(feature = "postgres")]
+            Engine::Postgres(ref url) => {
+                let status = audit_store_postgres::Migrations::status(url).await?;
+                let pending = status.pending.iter().map(|m| (m.version, m.name));
+                Ok(Some(MigrationStatus {
+                    version: status.version,
+                    newest: status.newest,
+                    pending: pending.collect(),
+                }))
+            }
+            #[cfg(feature = "s3")]
+            Engine::S3(_) => Ok(None),
+        }
+    }
+
+    /// Does the migrations that are missing, and answers with version and name of each; `None` where an engine has none.
+    ///
+    /// # Errors
+    ///
+    /// As the engine says.
+    pub async fn migrate(&self) -> Result<Option<Vec<(u32, &'static str)>>> {
+        match self.engine {
+            #[cfg(feature = "sqlite")]
+            Engine::Sqlite(_) => Ok(None),
+            #[cfg(feature = "postgres")]
+            Engine::Postgres(ref url) => {
+                let done = audit_store_postgres::Migrations::up(url).await?;
+                Ok(Some(done.iter().map(|m| (m.version, m.name)).collect()))
+            }
+            #[cfg(feature = "s3")]
+            Engine::S3(_) => Ok(None),
         }
     }
 
@@ -170,6 +292,8 @@ impl StoreUrl {
                 file.into()
             })
             .collect(),
+            #[cfg(feature = "postgres")]
+            Engine::Postgres(_) => Vec::new(),
             #[cfg(feature = "s3")]
             Engine::S3(_) => Vec::new(),
         }
@@ -181,6 +305,8 @@ impl StoreUrl {
         match self.engine {
             #[cfg(feature = "sqlite")]
             Engine::Sqlite(ref path) => Some(path),
+            #[cfg(feature = "postgres")]
+            Engine::Postgres(_) => None,
             #[cfg(feature = "s3")]
             Engine::S3(_) => None,
         }
@@ -213,29 +339,37 @@ mod tests {
         );
     }
 
-    #[test]
+    #[tokio::test]
     #[cfg(feature = "s3")]
-    fn a_bucket_is_named_without_a_file_and_without_asking_it() {
+    async fn a_bucket_is_named_without_a_file_and_without_asking_it() {
         let url: StoreUrl = "s3://audit-logs/prod?region=eu-central-1".parse().unwrap();
         assert_eq!((url.path(), url.files()), (None, Vec::new()));
-        url.open().unwrap();
+        url.open().await.unwrap();
         let error = "s3://audit-logs/prod?secret=hunter2".parse::<StoreUrl>();
         let text = format!("{:?}", error.unwrap_err());
         assert!(!text.contains("hunter2"), "{text}");
     }
 
-    #[test]
+    #[tokio::test]
     #[cfg(feature = "sqlite")]
-    fn a_store_is_made_once_and_then_opened() {
+    async fn a_store_is_made_once_and_then_opened() {
         let dir = tempfile::tempdir().unwrap();
         let url: StoreUrl = format!("sqlite:{}/log.db", dir.path().display())
             .parse()
             .unwrap();
-        assert_eq!(url.open().unwrap_err().kind(), ErrorKind::NotFound);
-        url.create().unwrap();
-        assert_eq!(url.create().unwrap_err().kind(), ErrorKind::Invalid);
-        url.open().unwrap();
-        url.read().unwrap();
+        assert_eq!(url.open().await.unwrap_err().kind(), ErrorKind::NotFound);
+        url.create().await.unwrap();
+        assert_eq!(url.create().await.unwrap_err().kind(), ErrorKind::Invalid);
+        url.open().await.unwrap();
+        url.read().await.unwrap();
+        assert_eq!(url.migrations().await.unwrap(), None);
         assert!(url.files().contains(&dir.path().join("log.db")));
+    }
+
+    #[test]
+    #[cfg(feature = "postgres")]
+    fn no_password_of_a_url_is_shown() {
+        let url: StoreUrl = "postgres://ann:hunter2@db.example/audit".parse().unwrap();
+        assert!(!format!("{url} {url:?}").contains("hunter2"), "{url:?}");
     }
 }

@@ -43,7 +43,7 @@ pub(crate) async fn run(context: &Context, args: &BundleArgs) -> Result<u8> {
         .map(|setting| Hash::from_hex(&setting.value))
         .transpose()
         .map_err(|e| CliError::because("the leaf hash of the first entry", &e).code(2))?;
-    let store = context.store_url()?.read()?;
+    let store = context.store_url()?.read().await?;
     let keys = context.keys()?;
     let reader = LogReader::new(std::sync::Arc::clone(&store), std::sync::Arc::clone(&keys));
     let wanted = Wanted::of(&reader, args).await?;

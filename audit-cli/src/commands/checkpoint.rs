@@ -7,7 +7,7 @@ use crate::error::{CliError, Result};
 use crate::output;
 
 pub(crate) async fn run(context: &Context) -> Result<u8> {
-    let store = context.store_url()?.read()?;
+    let store = context.store_url()?.read().await?;
     let vkey = context.vkey(None)?;
     let note = store.latest_checkpoint().await?.ok_or_else(|| {
         CliError::new("the log has no checkpoint yet")

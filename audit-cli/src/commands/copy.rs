@@ -35,8 +35,8 @@ pub(crate) async fn run(context: &Context, args: &CopyArgs) -> Result<u8> {
     {
         return Err(CliError::usage("--from and --to name the same store"));
     }
-    let source = source.read()?;
-    let target = open_or_create(&target)?;
+    let source = source.read().await?;
+    let target = open_or_create(&target).await?;
     let mut copier = Copier::open(Arc::clone(&source), target, options)
         .await
         .map_err(explain)?;
@@ -99,9 +99,11 @@ pub(crate) async fn run(context: &Context, args: &CopyArgs) -> Result<u8> {
 }
 
 /// The store, which is made where there is none.
-pub(crate) fn open_or_create(url: &StoreUrl) -> Result<Arc<dyn Store>, audit_core::Error> {
-    match url.open() {
-        Err(e) if e.kind() == ErrorKind::NotFound => url.create(),
+pub(crate) async fn open_or_create(
+    url: &StoreUrl,
+) -> Result<Arc<dyn Store>, audit_core::Error> {
+    match url.open().await {
+        Err(e) if e.kind() == ErrorKind::NotFound => url.create().await,
         opened => opened,
     }
 }

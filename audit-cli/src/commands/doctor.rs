@@ -178,7 +178,7 @@ async fn store(
         }
     };
     // Opened for writing, since that is what a writer will need.
-    let opened = url.open();
+    let opened = url.open().await;
     match opened {
         Ok(store) => {
             let description = store.description().await;
@@ -201,7 +201,7 @@ async fn store(
                 &e.to_string().replace('\n', "; "),
                 "check the path and its permissions",
             )?;
-            Ok(url.read().ok())
+            Ok(url.read().await.ok())
         }
     }
 }
@@ -213,7 +213,7 @@ async fn mirror(context: &Context, store: &dyn ReadStore, findings: &mut Finding
     };
     let shown = super::mirror::shown(url);
     let read = match crate::context::store_url(url) {
-        Ok(url) => url.read().map_err(|e| chain(&e)),
+        Ok(url) => url.read().await.map_err(|e| chain(&e)),
         Err(e) => Err(e.to_string().replace('\n', "; ")),
     };
     let mirror = match read {

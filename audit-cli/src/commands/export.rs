@@ -8,7 +8,7 @@ use crate::error::{CliError, Result};
 use crate::output;
 
 pub(crate) async fn run(context: &Context, args: &ExportArgs) -> Result<u8> {
-    let store = context.store_url()?.read()?;
+    let store = context.store_url()?.read().await?;
     let vkey = context.vkey(None)?;
     let evidence = StoreEvidence::new(store);
     let path = args.bundle.clone();

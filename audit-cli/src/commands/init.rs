@@ -103,7 +103,13 @@ pub(crate) async fn run(settings: &Settings, args: &InitArgs) -> Result<u8> {
         succession: None,
     };
     let auditor_file = wanted.auditor.as_ref().err().cloned();
-    let shown = [wanted.store_url.clone(), wanted.key_uri.clone()];
+    // Without the password that a URL of a server may have.
+    let store_shown = if wanted.store.path().is_some() {
+        wanted.store_url.clone()
+    } else {
+        wanted.store.to_string()
+    };
+    let shown = [store_shown, wanted.key_uri.clone()];
     let made = make_log(wanted).await?;
 
     output::note(&format!("log       {origin}"));

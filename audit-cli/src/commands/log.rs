@@ -12,7 +12,7 @@ use crate::error::{CliError, Result};
 use crate::output;
 
 pub(crate) async fn run(context: &Context, args: &LogArgs) -> Result<u8> {
-    let reader = context.reader()?;
+    let reader = context.reader().await?;
     let filter = filter(args)?;
     let size = reader.size().await?;
     let mut indexes = reader.find(&filter, 0..size, true, args.limit).await?;

@@ -22,7 +22,7 @@ pub(crate) async fn run(context: &Context, args: &MirrorArgs) -> Result<u8> {
             ));
         }
     };
-    let source = context.store_url()?.read()?;
+    let source = context.store_url()?.read().await?;
     let mirror = start(context, source, &url, args.vkey.as_deref())?;
     output::note(&format!("mirroring to {}", shown(&url)));
     super::serve::stopped().await;
@@ -73,13 +73,7 @@ fn start(
 fn opener(url: StoreUrl) -> OpenMirror {
     Box::new(move || {
         let url = url.clone();
-        Box::pin(async move {
-            tokio::task::spawn_blocking(move || open_or_create(&url))
-                .await
-                .map_err(|e| {
-                    audit_core::Error::unavailable("opening the mirror was stopped").because(e)
-                })?
-        })
+        Box::pin(async move { open_or_create(&url).await })
     })
 }
 

@@ -10,6 +10,7 @@ mod emit;
 mod export;
 mod init;
 mod log;
+mod migrate;
 mod mirror;
 mod prove;
 mod restore;
@@ -60,6 +61,7 @@ pub(crate) fn run(cli: Cli) -> Result<u8> {
         Command::Backup(args) => block_on(backup::run(&context()?, &args)),
         Command::Restore(args) => block_on(restore::run(&context()?, &args)),
         Command::Checkpoint => block_on(checkpoint::run(&context()?)),
+        Command::Migrate { command } => block_on(migrate::run(&context()?, &command)),
         Command::Doctor => block_on(doctor::run(&context()?)),
         Command::Demo(args) => block_on(crate::demo::run(&args)),
         Command::Config { command } => config::run(&settings()?, &command),

@@ -183,7 +183,7 @@ async fn lost(
 }
 
 async fn there(url: &StoreUrl) -> Result<There> {
-    let old = match url.read() {
+    let old = match url.read().await {
         Ok(old) => old,
         Err(e) if e.kind() == ErrorKind::NotFound => return Ok(There::Nothing),
         Err(e) => return Ok(There::Unreadable(chain(&e))),
@@ -193,7 +193,7 @@ async fn there(url: &StoreUrl) -> Result<There> {
         Err(e) => return Ok(There::Unreadable(chain(&e))),
     }
     // Whoever publishes has it open. One that only reads, or died, has no lease.
-    if let Ok(writable) = url.open()
+    if let Ok(writable) = url.open().await
         && writable.publisher_lease().await?.is_none()
     {
         return Err(

@@ -143,7 +143,7 @@ pub(crate) async fn run(context: &Context, args: &ServeArgs) -> Result<u8> {
     super::mirror::check(&context.settings)?;
     // The mirror reads with a handle of its own, so that nothing of it waits for the writer or holds it up.
     let mirrored = match &context.settings.mirror.url {
-        Some(_) => Some(context.store_url()?.read()?),
+        Some(_) => Some(context.store_url()?.read().await?),
         None => None,
     };
     let log = context.log().await?;

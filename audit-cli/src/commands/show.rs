@@ -9,7 +9,7 @@ use crate::error::{CliError, Result};
 use crate::output;
 
 pub(crate) async fn run(context: &Context, args: &ShowArgs) -> Result<u8> {
-    let reader = context.reader()?;
+    let reader = context.reader().await?;
     let index = super::index_of(&reader, &args.id).await?;
     let record = reader.record(index).await?;
     if args.entry {

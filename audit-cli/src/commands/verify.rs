@@ -116,10 +116,8 @@ pub(crate) async fn run(context: &Context, args: &VerifyArgs) -> Result<u8> {
     request.full = args.full;
     request.gap_max = args.gap_max.as_deref().map(duration).transpose()?;
     request.fresh_within = args.fresh_within.as_deref().map(duration).transpose()?;
-    let store = context
-        .store_url()
-        .and_then(|url| Ok(url.read()?))
-        .map_err(undecided)?;
+    let url = context.store_url().map_err(undecided)?;
+    let store = url.read().await.map_err(|e| undecided(e.into()))?;
     let verdict = run_verifier(store, request).await?;
     let printed = if args.json {
         output::line(verdict.to_json())

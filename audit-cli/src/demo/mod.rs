@@ -44,7 +44,10 @@ pub(crate) async fn run(args: &DemoArgs) -> Result<u8> {
     );
     let url = format!("sqlite:{}", store_path.display());
     {
-        let reader = LogReader::new(url.parse::<StoreUrl>()?.read()?, Arc::clone(&made.keys));
+        let reader = LogReader::new(
+            url.parse::<StoreUrl>()?.read().await?,
+            Arc::clone(&made.keys),
+        );
         output::line(crate::commands::log_header())?;
         let size = reader.size().await?;
         for index in 0..size {
@@ -78,7 +81,7 @@ pub(crate) async fn run(args: &DemoArgs) -> Result<u8> {
         full: true,
         ..Request::new(&folder.join("state"), made.keys.vkey())?
     };
-    let honest = run_verifier(url.parse::<StoreUrl>()?.read()?, request.clone()).await?;
+    let honest = run_verifier(url.parse::<StoreUrl>()?.read().await?, request.clone()).await?;
     output::line(&honest)?;
 
     step(
@@ -90,7 +93,7 @@ pub(crate) async fn run(args: &DemoArgs) -> Result<u8> {
     );
     let tampered = tamper(&folder, &store_path, &made)?;
     let url = format!("sqlite:{}", tampered.display());
-    let caught = run_verifier(url.parse::<StoreUrl>()?.read()?, request).await?;
+    let caught = run_verifier(url.parse::<StoreUrl>()?.read().await?, request).await?;
     output::line(&caught)?;
 
     if honest.exit_code() != 0 || caught.exit_code() != 1 || found {
@@ -140,7 +143,8 @@ async fn session(folder: &Path, store_path: &Path, made: &Made) -> Result<()> {
     let provider = provider::start().await?;
     let store = format!("sqlite:{}", store_path.display())
         .parse::<StoreUrl>()?
-        .open()?;
+        .open()
+        .await?;
     let mut options = LogOptions::new(store, Arc::clone(&made.keys));
     options.state_dir = Some(folder.join("state"));
     let log = Log::open(options).await?;

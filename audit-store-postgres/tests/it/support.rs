@@ -69,8 +69,10 @@ impl Place {
 
     /// The URL of the next store.
     pub(crate) fn next(&self) -> PostgresUrl {
-        self.made.fetch_add(1, Ordering::SeqCst);
-        self.url()
+        let n = self.made.fetch_add(1, Ordering::SeqCst) + 1;
+        // Not the last one's: others may make theirs at the same time.
+        let url: PostgresUrl = self.server.parse().unwrap();
+        url.with_schema(&format!("{}_{n}", self.name)).unwrap()
     }
 
     /// The URL of the last store.
