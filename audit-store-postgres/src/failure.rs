@@ -45,9 +45,8 @@ impl Failure {
     /// connection may come behind a commit, and two codes say that the outcome isn't known.
     pub(crate) fn is_refusal(&self) -> bool {
         match self {
-            Self::Store(_) => true,
+            Self::Store(_) | Self::Engine(sqlx::Error::Encode(_)) => true,
             Self::Silence => false,
-            Self::Engine(sqlx::Error::Encode(_)) => true,
             Self::Engine(_) => self.answer().is_some_and(|e| {
                 matches!(e.severity(), PgSeverity::Error) && !matches!(e.code(), "40003" | "08007")
             }),

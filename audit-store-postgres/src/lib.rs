@@ -177,10 +177,11 @@ impl PostgresStore {
             OpenMode::ReadWrite => {
                 let mut connection = connect(url, Use::Write).await?;
                 // Nothing is made where nothing is, as nothing is where a name is mistyped.
-                if options.auto_migrate && !layout::is_current(&mut connection, url).await? {
-                    if Migrations::status(url).await?.version.is_some() {
-                        Migrations::up(url).await?;
-                    }
+                if options.auto_migrate
+                    && !layout::is_current(&mut connection, url).await?
+                    && Migrations::status(url).await?.version.is_some()
+                {
+                    Migrations::up(url).await?;
                 }
                 layout::check(&mut connection, url).await?;
                 let mut writer = Writer::new(url.clone());

@@ -130,14 +130,18 @@ pub(crate) struct Known {
 /// eight numbers put into it say: one row for each piece, or one with none. A tree that ends with a full tile ends with
 /// all of this tile's pieces. The limit is one more than a tile can have, and keeps the server from reading all tiles.
 pub(crate) fn head_sql(known: [i64; 8]) -> String {
-    let [a, b, c, d, e, f, g, h] = known;
+    let known: Vec<String> = (0..)
+        .zip(known)
+        .map(|(level, from): (u8, i64)| format!("({level},{from}::bigint)"))
+        .collect();
+    let known = known.join(",");
     format!(
         "SELECT h.one, h.size, h.last, h.xmin::text, m.idx, m.event, t.level, t.node, t.hashes, (SELECT count(*) FROM head)
          FROM head h
          LEFT JOIN LATERAL (SELECT idx, event FROM entry ORDER BY idx DESC LIMIT 1) m ON true
          LEFT JOIN LATERAL (
            SELECT t.level, t.node, t.hashes
-           FROM (VALUES (0,{a}::bigint),(1,{b}),(2,{c}),(3,{d}),(4,{e}),(5,{f}),(6,{g}),(7,{h})) AS l (level, known)
+           FROM (VALUES {known}) AS l (level, known)
            CROSS JOIN LATERAL (
              SELECT level, node, hashes FROM tile
              WHERE tile.level = l.level
@@ -529,17 +533,20 @@ pub(crate) fn plan(query: &Query, tokens: &[Token]) -> Plan {
     }
     let on_entry = on_entry.join(" AND ");
     let sql = if let [rarest, others @ ..] = token_parameters.as_slice() {
-        let mut conditions = format!("t.token = ${rarest} AND t.idx >= $1 AND t.idx < $2");
-        for other in others {
-            conditions.push_str(&format!(
-                " AND EXISTS (SELECT FROM token o WHERE o.token = ${other} AND o.idx = t.idx OFFSET 0)"
-            ));
-        }
+        let mut conditions = vec![format!(
+            "t.token = ${rarest} AND t.idx >= $1 AND t.idx < $2"
+        )];
+        conditions.extend(others.iter().map(|other| {
+            format!(
+                "EXISTS (SELECT FROM token o WHERE o.token = ${other} AND o.idx = t.idx OFFSET 0)"
+            )
+        }));
         if !on_entry.is_empty() {
-            conditions.push_str(&format!(
-                " AND EXISTS (SELECT FROM entry e WHERE e.idx = t.idx AND {on_entry} OFFSET 0)"
+            conditions.push(format!(
+                "EXISTS (SELECT FROM entry e WHERE e.idx = t.idx AND {on_entry} OFFSET 0)"
             ));
         }
+        let conditions = conditions.join(" AND ");
         format!("SELECT t.idx FROM token t WHERE {conditions} ORDER BY t.idx {order} LIMIT $3")
     } else if timed {
         // Times are not in the order of the log.

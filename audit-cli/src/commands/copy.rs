@@ -99,9 +99,7 @@ pub(crate) async fn run(context: &Context, args: &CopyArgs) -> Result<u8> {
 }
 
 /// The store, which is made where there is none.
-pub(crate) async fn open_or_create(
-    url: &StoreUrl,
-) -> Result<Arc<dyn Store>, audit_core::Error> {
+pub(crate) async fn open_or_create(url: &StoreUrl) -> Result<Arc<dyn Store>, audit_core::Error> {
     match url.open().await {
         Err(e) if e.kind() == ErrorKind::NotFound => url.create().await,
         opened => opened,

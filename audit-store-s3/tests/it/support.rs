@@ -25,6 +25,7 @@ pub(crate) struct Server {
 }
 
 /// The server of the environment; without one the tests say that they skip.
+#[expect(clippy::print_stdout, reason = "a skipped test says so")]
 pub(crate) fn server() -> Option<Server> {
     let set = |name: &str| std::env::var(name).ok().filter(|value| !value.is_empty());
     let Some(endpoint) = set("AUDIT_TEST_S3_URL") else {
