@@ -330,7 +330,7 @@ mod tests {
     }
 
     #[test]
-    #[cfg(not(feature = "sqlite"))]
+    #[cfg(not(any(feature = "sqlite", feature = "s3")))]
     fn without_the_feature_a_url_of_sqlite_says_what_is_missing() {
         let error = "sqlite:log.db".parse::<StoreUrl>().unwrap_err();
         assert_eq!(
