@@ -130,22 +130,22 @@ pub(crate) struct Known {
 /// eight numbers put into it say: one row for each piece, or one with none. A tree that ends with a full tile ends with
 /// all of this tile's pieces. The limit is one more than a tile can have, and keeps the server from reading all tiles.
 pub(crate) fn head_sql(known: [i64; 8]) -> String {
-    let known: Vec<String> = (0..)
+    let levels: Vec<String> = (0..)
         .zip(known)
-        .map(|(level, from): (u8, i64)| format!("({level},{from}::bigint)"))
+        .map(|(level, node): (u8, i64)| format!("({level}, {node}::bigint)"))
         .collect();
-    let known = known.join(",");
+    let levels = levels.join(", ");
     format!(
         "SELECT h.one, h.size, h.last, h.xmin::text, m.idx, m.event, t.level, t.node, t.hashes, (SELECT count(*) FROM head)
          FROM head h
          LEFT JOIN LATERAL (SELECT idx, event FROM entry ORDER BY idx DESC LIMIT 1) m ON true
          LEFT JOIN LATERAL (
            SELECT t.level, t.node, t.hashes
-           FROM (VALUES {known}) AS l (level, known)
+           FROM (VALUES {levels}) AS l (level, known)
            CROSS JOIN LATERAL (
              SELECT level, node, hashes FROM tile
              WHERE tile.level = l.level
-               AND tile.node >= greatest(((h.size >> (8 * l.level)) - 1) / 256 * 256, l.known)
+               AND tile.node >= greatest(((greatest(h.size, 0) >> (8 * l.level)) - 1) / 256 * 256, l.known)
              ORDER BY node DESC LIMIT 257
            ) t
          ) t ON true
@@ -536,11 +536,11 @@ pub(crate) fn plan(query: &Query, tokens: &[Token]) -> Plan {
         let mut conditions = vec![format!(
             "t.token = ${rarest} AND t.idx >= $1 AND t.idx < $2"
         )];
-        conditions.extend(others.iter().map(|other| {
-            format!(
+        for other in others {
+            conditions.push(format!(
                 "EXISTS (SELECT FROM token o WHERE o.token = ${other} AND o.idx = t.idx OFFSET 0)"
-            )
-        }));
+            ));
+        }
         if !on_entry.is_empty() {
             conditions.push(format!(
                 "EXISTS (SELECT FROM entry e WHERE e.idx = t.idx AND {on_entry} OFFSET 0)"

@@ -374,7 +374,15 @@ impl Tables for Copy {
     fn places(&self, table: &Table, row: &Record) -> Vec<Named> {
         let says = |texts: &[&str]| texts.iter().map(|t| Named::Says((*t).to_owned())).collect();
         let mut places: Vec<Named> = match table.name.as_str() {
-            "entry" | "content" => tamper::index_places(&row[0]),
+            "content" => tamper::index_places(&row[0]),
+            "entry" => {
+                let mut places = tamper::index_places(&row[0]);
+                // What is there twice is named by itself.
+                if let Value::Blob(bytes) = &row[1] {
+                    places.push(Named::Says(audit_core::hex::encode(bytes)));
+                }
+                places
+            }
             "token" => {
                 let mut places = tamper::index_places(&row[1]);
                 // What isn't a token of an entry is named by itself.
@@ -394,7 +402,7 @@ impl Tables for Copy {
             },
             "checkpoint" => tamper::checkpoint_places(&row[0]),
             "data_key" => tamper::key_places(&row[0]),
-            "head" => says(&["head row", "head.", "the last event"]),
+            "head" => says(&["head row", "head.", "head has", "the last event"]),
             "meta" => says(&["which log", "of the log", "meta"]),
             "migration" => says(&["migration", "schema version", "holds no store"]),
             // One that this test doesn't know has to be named.
