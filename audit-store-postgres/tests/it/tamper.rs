@@ -147,18 +147,14 @@ impl Drop for Copy {
 impl Copy {
     /// Runs `work` on the superuser's connection to this copy.
     fn with<T: Send>(&self, work: impl AsyncFnOnce(&mut PgConnection) -> T) -> T {
+        // Nobody else uses a copy.
+        if let Some(slot) = &self.slot {
+            let mut slot = lock(slot);
+            return RUNTIME.block_on(work(&mut slot.raw));
+        }
         let work = async {
-            match &self.slot {
-                // Nobody else uses a copy.
-                Some(slot) => {
-                    let mut slot = lock(slot);
-                    work(&mut slot.raw).await
-                }
-                None => {
-                    let mut raw = raw(self.family.place.server(), &self.family.good).await;
-                    work(&mut raw).await
-                }
-            }
+            let mut raw = raw(self.family.place.server(), &self.family.good).await;
+            work(&mut raw).await
         };
         RUNTIME.block_on(work)
     }
@@ -204,11 +200,11 @@ fn bind(arguments: &mut PgArguments, value: &Value, kind: &str) -> Result<(), St
         (Value::Null, "smallint") => arguments.add(None::<i16>),
         (Value::Blob(bytes), "bytea") => arguments.add(bytes.clone()),
         (Value::Text(bytes), "text") => {
-            arguments.add(String::from_utf8(bytes.clone()).map_err(|_| unfit())?)
+            arguments.add(String::from_utf8(bytes.clone()).ok().ok_or_else(unfit)?)
         }
         (Value::Integer(n), "bigint") => arguments.add(*n),
-        (Value::Integer(n), "integer") => arguments.add(i32::try_from(*n).map_err(|_| unfit())?),
-        (Value::Integer(n), "smallint") => arguments.add(i16::try_from(*n).map_err(|_| unfit())?),
+        (Value::Integer(n), "integer") => arguments.add(i32::try_from(*n).ok().ok_or_else(unfit)?),
+        (Value::Integer(n), "smallint") => arguments.add(i16::try_from(*n).ok().ok_or_else(unfit)?),
         _ => return Err(unfit()),
     }
     .map_err(|e| e.to_string())
