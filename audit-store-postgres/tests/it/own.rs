@@ -22,26 +22,17 @@ pub(crate) struct OwnServer {
 }
 
 /// The folder of the server's programs; `None`, with a word about it, where there is none and none is promised.
-fn programs() -> Option<PathBuf> {
-    let mut found: Vec<PathBuf> = fs::read_dir("/usr/lib/postgresql")
-        .into_iter()
-        .flatten()
-        .flatten()
-        .map(|version| version.path().join("bin"))
-        .chain(std::env::split_paths(
-            &std::env::var_os("PATH").unwrap_or_default(),
-        ))
-        .filter(|dir| dir.join("initdb").exists() && dir.join("postgres").exists())
-        .collect();
-    found.sort();
-    if found.is_empty() {
+#[expect(clippy::print_stdout, reason = "a skipped test says so")]
+pub(crate) fn programs() -> Option<PathBuf> {
+    let found = audit_testkit::postgres::programs();
+    if found.is_none() {
         assert!(
             std::env::var_os("AUDIT_TEST_SERVICES").is_none(),
             "there is no initdb, and AUDIT_TEST_SERVICES is set"
         );
         println!("skipped: there is no initdb");
     }
-    found.pop()
+    found
 }
 
 /// User and group that the server runs as, where this is root: it refuses to be root.

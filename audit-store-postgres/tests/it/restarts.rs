@@ -10,13 +10,15 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use audit_core::log::{Log, LogOptions};
-use audit_core::store::{ReadStore as _, Store};
+use audit_core::store::Store;
 use audit_core::{ErrorKind, Result};
 use audit_store_postgres::{OpenOptions, PostgresStore, PostgresUrl};
 use audit_testkit::crash::{Host, Judge, Ledger, Victim, Work, event};
 use audit_testkit::full_disk::FullDisk;
-use audit_testkit::postgres::{PostgresServer, programs};
+use audit_testkit::postgres::PostgresServer;
 use tempfile::TempDir;
+
+use crate::own::programs;
 
 const URL: &str = "AUDIT_TEST_OWN_URL";
 const PROCESSES: u32 = 8;
@@ -34,14 +36,7 @@ struct Site {
 impl Site {
     /// `None`, with a word about it, where there is no PostgreSQL and none is promised.
     fn new() -> Option<Self> {
-        let Some(programs) = programs() else {
-            assert!(
-                std::env::var_os("AUDIT_TEST_SERVICES").is_none(),
-                "there is no initdb, and AUDIT_TEST_SERVICES is set"
-            );
-            println!("skipped: there is no initdb");
-            return None;
-        };
+        let programs = programs()?;
         let dir = tempfile::tempdir().unwrap();
         // The server's user goes through it.
         fs::set_permissions(dir.path(), fs::Permissions::from_mode(0o711)).unwrap();

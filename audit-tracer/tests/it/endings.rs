@@ -25,13 +25,13 @@ fn named(id: &str) -> SessionOptions {
 }
 
 /// The log as another process finds it.
-fn found(service: &Service) -> LogReader {
+async fn found(service: &Service) -> LogReader {
     let url: StoreUrl = format!("sqlite:{}", service.path("log.db").display())
         .parse()
         .unwrap();
     let keys = KeyUri::File(service.path("log.key"));
     let keys = KeyRing::load(&keys, &EnvironmentPassphrase::new(|_| None)).unwrap();
-    LogReader::new(url.read().unwrap(), keys.into())
+    LogReader::new(url.read().await.unwrap(), keys.into())
 }
 
 async fn reasons(reader: &LogReader) -> Vec<String> {
@@ -55,7 +55,10 @@ fn a_guard_dropped_outside_of_the_runtime_is_recorded_when_the_tracer_closes() {
     std::thread::spawn(move || drop(session)).join().unwrap();
     runtime.block_on(tracer.close()).unwrap();
     drop(runtime);
-    assert_eq!(other.block_on(reasons(&found(&service))), ["dropped"]);
+    assert_eq!(
+        other.block_on(async { reasons(&found(&service).await).await }),
+        ["dropped"]
+    );
     assert!(service.lost().is_empty());
 }
 
@@ -76,7 +79,7 @@ fn a_guard_dropped_by_a_panic_says_so() {
         panicked
     });
     assert!(panicked.unwrap_err().is_panic());
-    let reader = found(&service);
+    let reader = runtime.block_on(found(&service));
     let events = runtime.block_on(events(&reader));
     assert_eq!(
         summary(&events),
@@ -107,7 +110,7 @@ async fn closing_the_tracer_ends_what_is_open_and_refuses_what_comes_later() {
     drop(session);
     assert!(service.lost().is_empty(), "{:?}", service.lost());
     other.close().await.unwrap();
-    assert_eq!(reasons(&found(&service)).await, ["tracer_closed"]);
+    assert_eq!(reasons(&found(&service).await).await, ["tracer_closed"]);
 }
 
 #[tokio::test]
@@ -123,7 +126,7 @@ async fn without_close_the_ends_are_recorded_as_long_as_the_runtime_runs() {
         drop(session);
     }
     // The run ends by itself when the last handle is gone.
-    let reader = found(&service);
+    let reader = found(&service).await;
     let closed = async {
         loop {
             let last = reader.size().await.unwrap() - 1;
@@ -162,7 +165,7 @@ fn an_end_that_no_runtime_is_left_to_record_is_told_and_its_opening_stays_withou
         lost[0].starts_with("s: the tracer ended before"),
         "{lost:?}"
     );
-    let events = other.block_on(events(&found(&service)));
+    let events = other.block_on(async { events(&found(&service).await).await });
     assert_eq!(summary(&events), [("session.opened", "s")]);
 }
 
