@@ -10,7 +10,7 @@ use audit_core::time::{Clock, System, Timestamp};
 use audit_tlog::note::VerifierKey;
 pub(crate) use audit_tracer::StoreUrl;
 
-use crate::config::Settings;
+use crate::config::{Settings, Source};
 use crate::error::{CliError, Result};
 
 /// Settings and how to open what they name.
@@ -40,7 +40,12 @@ pub(crate) fn passphrases() -> EnvironmentPassphrase<'static> {
 
 impl Context {
     pub(crate) fn store_url(&self) -> Result<StoreUrl> {
-        let url = store_url(self.settings.store()?)?;
+        let text = self.settings.store()?;
+        let setting = self.settings.store.as_ref().map(|s| &s.source);
+        let url = match setting {
+            Some(Source::Environment(_)) => parse_url(text)?,
+            _ => store_url(text)?,
+        };
         Ok(url.auto_migrate(!self.settings.no_auto_migrate))
     }
 
@@ -105,11 +110,24 @@ impl Context {
     }
 }
 
-/// The store that a URL names.
+/// The store that a URL names, in a flag or in the settings, where everybody who may list processes or read the file
+/// would find a password.
 pub(crate) fn store_url(url: &str) -> Result<StoreUrl> {
+    let url = parse_url(url)?;
+    if url.has_password() {
+        return Err(
+            CliError::usage("the store URL has a password, which doesn't belong into flags or settings").hint(
+                "leave it out of the URL, and put it into ~/.pgpass or PGPASSWORD; AUDIT_TRAIL_STORE may have it",
+            ),
+        );
+    }
+    Ok(url)
+}
+
+fn parse_url(url: &str) -> Result<StoreUrl> {
     url.parse().map_err(|e: audit_core::Error| {
         CliError::from(e).code(2).hint(
-            "write it like sqlite:/var/lib/audit-trail/log.db or postgres://USER@HOST/DATABASE",
+            "write it like sqlite:/var/lib/audit-trail/log.db, postgres://USER@HOST/DATABASE or s3://BUCKET/PREFIX",
         )
     })
 }

@@ -44,6 +44,7 @@ pub struct PostgresUrl {
     pub(crate) options: PgConnectOptions,
     schema: String,
     unsafe_server: bool,
+    has_password: bool,
 }
 
 impl PostgresUrl {
@@ -65,6 +66,12 @@ impl PostgresUrl {
     }
 
     /// Whether a server is good enough that may lose what it committed.
+    /// Whether the URL itself has a password, which then stands wherever the URL does.
+    #[must_use]
+    pub fn has_password(&self) -> bool {
+        self.has_password
+    }
+
     pub(crate) fn unsafe_server(&self) -> bool {
         self.unsafe_server
     }
@@ -149,10 +156,16 @@ impl FromStr for PostgresUrl {
         if options.get_application_name().is_none() {
             options = options.application_name("audit-trail");
         }
+        let authority = base.split_once("://").map_or("", |(_, rest)| rest);
+        let authority = authority.split('/').next().unwrap_or_default();
+        let has_password = authority
+            .rsplit_once('@')
+            .is_some_and(|(user, _)| user.contains(':'));
         Ok(Self {
             options,
             schema,
             unsafe_server,
+            has_password,
         })
     }
 }

@@ -152,6 +152,20 @@ impl StoreUrl {
         self
     }
 
+    /// Whether the URL itself has a password, which then stands wherever the URL does: in settings, and in the list of
+    /// processes if it is a flag.
+    #[must_use]
+    pub fn has_password(&self) -> bool {
+        match self.engine {
+            #[cfg(feature = "sqlite")]
+            Engine::Sqlite(_) => false,
+            #[cfg(feature = "postgres")]
+            Engine::Postgres(ref url) => url.has_password(),
+            #[cfg(feature = "s3")]
+            Engine::S3(_) => false,
+        }
+    }
+
     /// Makes the place where the store is to be, such as SQLite's file or PostgreSQL's tables; there must be no log.
     ///
     /// # Errors
@@ -371,5 +385,12 @@ mod tests {
     fn no_password_of_a_url_is_shown() {
         let url: StoreUrl = "postgres://ann:hunter2@db.example/audit".parse().unwrap();
         assert!(!format!("{url} {url:?}").contains("hunter2"), "{url:?}");
+        assert!(url.has_password());
+        for url in [
+            "postgres://ann@db.example/audit",
+            "postgres://db.example:5432/a@b",
+        ] {
+            assert!(!url.parse::<StoreUrl>().unwrap().has_password(), "{url}");
+        }
     }
 }

@@ -2,6 +2,7 @@
 
 use crate::cli::ConfigCommand;
 use crate::config::{Settings, Source};
+use crate::context::StoreUrl;
 use crate::error::Result;
 use crate::output;
 
@@ -17,7 +18,11 @@ pub(crate) fn run(settings: &Settings, command: &ConfigCommand) -> Result<u8> {
     let file = || Source::File(settings.file.clone().unwrap_or_default());
     for (name, setting) in [("store", &settings.store), ("key", &settings.key)] {
         if let Some(setting) = setting {
-            show(name, &setting.value, &setting.source)?;
+            // The environment may hold a URL with a password.
+            let shown = setting.value.parse::<StoreUrl>();
+            let shown = shown.ok().filter(StoreUrl::has_password);
+            let shown = shown.map_or_else(|| setting.value.clone(), |url| url.to_string());
+            show(name, &shown, &setting.source)?;
         }
     }
     show(

@@ -27,7 +27,10 @@ pub(crate) async fn run(context: &Context, args: &CopyArgs) -> Result<u8> {
         return Err(CliError::usage("--from and --to name the same store"));
     }
     let options = options(context, args.vkey.as_deref(), args.opened.as_deref())?;
-    let source = store_url(from)?;
+    let source = match &args.from {
+        Some(url) => store_url(url)?,
+        None => context.store_url()?,
+    };
     let target = store_url(&args.to)?;
     if let (Some(one), Some(other)) = (source.path(), target.path())
         && let (Ok(one), Ok(other)) = (one.canonicalize(), other.canonicalize())

@@ -20,7 +20,7 @@ use crate::error::{CliError, Result};
 use crate::output;
 
 /// A running publisher signs about once a second; a minute is far beyond that.
-const UNPUBLISHED_MAX: Duration = Duration::from_secs(60);
+const UNPUBLISHED_MAX: Duration = Duration::from_mins(1);
 
 /// Bytes of a checkpoint file.
 const CHECKPOINT_BYTES_MAX: u64 = 64 * 1024;

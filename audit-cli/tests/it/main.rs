@@ -11,6 +11,7 @@ mod bundle;
 mod crash;
 mod demo;
 mod emit;
+mod engines;
 mod full_disk;
 mod init;
 mod keyring;

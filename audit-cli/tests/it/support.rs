@@ -25,7 +25,7 @@ use tempfile::TempDir;
 pub(crate) const ORIGIN: &str = "log.example/ward-7";
 pub(crate) const PASSPHRASE: &str = "seven sealed letters";
 /// Longer than anything here takes; it only turns a hang into a failure.
-pub(crate) const PATIENCE: Duration = Duration::from_secs(60);
+pub(crate) const PATIENCE: Duration = Duration::from_mins(1);
 
 /// The host of a log: a folder to work in, a home, a folder for state, and what must never be said.
 pub(crate) struct Host {
