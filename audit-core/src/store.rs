@@ -325,7 +325,9 @@ pub trait Store: ReadStore {
     /// A lease ends when it is dropped or its process dies.
     async fn publisher_lease(&self) -> Result<Option<Box<dyn Lease>>>;
 
-    /// Replaces the records of data keys by records of the same ids, all or none.
+    /// Replaces the records of data keys by records of the same ids: all or none, except that an engine that keeps them in
+    /// several objects may be cut off between two of these. Each record is then whole, old or new, and repeating finishes
+    /// it; whoever rewraps keeps both generations of the key-encryption key until this has returned.
     ///
     /// # Errors
     ///
