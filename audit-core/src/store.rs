@@ -349,6 +349,10 @@ pub trait Store: ReadStore {
 pub trait Lease: Send + Sync + fmt::Debug {
     /// Whether the lease is still held; where leases run out, this renews it.
     async fn held(&self) -> Result<bool>;
+
+    /// Gives it up before it is dropped, so that the next process finds it free. A process that ends right behind a drop
+    /// may take an engine's own way of giving it up with it; what can't be given up runs out.
+    async fn release(&self);
 }
 
 #[cfg(test)]

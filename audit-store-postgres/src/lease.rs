@@ -93,23 +93,31 @@ impl Lease for PublisherLease {
         }
         Ok(false)
     }
+
+    async fn release(&self) {
+        if let Some(connection) = self.connection.lock().await.take() {
+            give_up(connection).await;
+        }
+    }
+}
+
+/// Unlocks, and ends the session. If that fails the connection is closed all the same, and the server notices.
+async fn give_up(mut connection: PgConnection) {
+    let release = timeout(CALL, async {
+        sqlx::raw_sql(RELEASE).execute(&mut connection).await?;
+        connection.close().await
+    });
+    drop(release.await);
 }
 
 impl Drop for PublisherLease {
     fn drop(&mut self) {
-        let Some(mut connection) = self.connection.get_mut().take() else {
+        let Some(connection) = self.connection.get_mut().take() else {
             return;
         };
         // Without a runtime the socket is closed with the connection, and the server notices a moment later.
         if let Ok(runtime) = tokio::runtime::Handle::try_current() {
-            runtime.spawn(async move {
-                let release = timeout(CALL, async {
-                    sqlx::raw_sql(RELEASE).execute(&mut connection).await?;
-                    connection.close().await
-                });
-                // If this fails the connection is closed all the same.
-                drop(release.await);
-            });
+            runtime.spawn(give_up(connection));
         }
     }
 }

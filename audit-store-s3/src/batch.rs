@@ -1,6 +1,5 @@
 //! Batch objects: encoding, strict decoding, and what the header alone says.
 
-use audit_core::entry::{ENTRY_BYTES_MAX, TOKENS_MAX};
 use audit_core::packed::{self, PACKED_BYTES_MAX};
 use audit_core::store::{Batch, Head, Tile};
 use audit_core::{Error, Result};
@@ -359,51 +358,12 @@ fn unfit(head: &Head, what: &str) -> Error {
     ))
 }
 
-/// Holds a batch against the head it was built on.
+/// Holds a batch against the head it was built on, and against what one object holds.
 pub(crate) fn check(batch: &Batch, head: &Head) -> Result<()> {
-    let refuse = |what: String| Err(unfit(head, &what));
-    if batch.rows.is_empty() || batch.rows.len() > ROWS_MAX as usize {
-        return refuse(format!("it has {} rows", batch.rows.len()));
+    if batch.rows.len() > ROWS_MAX as usize {
+        return Err(unfit(head, &format!("it has {} rows", batch.rows.len())));
     }
-    let mut size = head.size;
-    for row in &batch.rows {
-        if row.index != size || size >= SIZE_MAX {
-            return refuse(format!("a row has index {}, not {size}", row.index));
-        }
-        if row.entry.is_empty() || row.entry.len() > ENTRY_BYTES_MAX {
-            return refuse(format!("entry {size} has {} bytes", row.entry.len()));
-        }
-        if let Some(set) = &row.tokens
-            && (set.tokens.is_empty()
-                || set.tokens.len() as u64 > TOKENS_MAX
-                || !set.tokens.is_sorted_by(|a, b| a < b))
-        {
-            return refuse(format!(
-                "the tokens of entry {size} are not a sorted list of 1 to {TOKENS_MAX}"
-            ));
-        }
-        if let Some(parts) = &row.parts
-            && parts.len() > PARTS_BYTES_MAX
-        {
-            return refuse(format!(
-                "the stored parts of entry {size} have {} bytes, allowed are {PARTS_BYTES_MAX}",
-                parts.len()
-            ));
-        }
-        size += 1;
-    }
-    for tile in &batch.tiles {
-        if tile.hashes.len() != usize::from(tile.id.width)
-            || TileId::in_tree(tile.id.level, tile.id.index, size) != Some(tile.id)
-        {
-            return refuse(format!(
-                "{} with {} hashes is no tile of a tree of {size}",
-                tile.id,
-                tile.hashes.len()
-            ));
-        }
-    }
-    Ok(())
+    batch.check(head, PARTS_BYTES_MAX)
 }
 
 #[cfg(test)]

@@ -189,6 +189,28 @@ impl Lease for PublisherLease {
             }
         }
     }
+
+    async fn release(&self) {
+        if let Some(own) = self.state.lock().await.take() {
+            give_back(&self.shared, &own).await;
+        }
+    }
+}
+
+/// Writes that nobody has it. If that fails it runs out.
+async fn give_back(shared: &Shared, own: &State) {
+    let body = Body {
+        counter: own.counter + 1,
+        holder: Hex(NOBODY),
+    };
+    if let Ok(bytes) = body.encode() {
+        drop(
+            shared
+                .bucket
+                .swap(names::LEASE, Some(&own.etag), bytes)
+                .await,
+        );
+    }
 }
 
 impl Drop for PublisherLease {
@@ -205,19 +227,7 @@ impl Drop for PublisherLease {
         // For other processes: give it back at once, if there is still somebody to do it. Else it runs out.
         if let Some(runtime) = &self.runtime {
             let shared = Arc::clone(&self.shared);
-            let body = Body {
-                counter: own.counter + 1,
-                holder: Hex(NOBODY),
-            };
-            runtime.spawn(async move {
-                let Ok(bytes) = body.encode() else { return };
-                drop(
-                    shared
-                        .bucket
-                        .swap(names::LEASE, Some(&own.etag), bytes)
-                        .await,
-                );
-            });
+            runtime.spawn(async move { give_back(&shared, &own).await });
         }
     }
 }

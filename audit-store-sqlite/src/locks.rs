@@ -108,4 +108,7 @@ impl Lease for PublisherLease {
     async fn held(&self) -> Result<bool> {
         self.in_place()
     }
+
+    // The lock ends with the file that is dropped.
+    async fn release(&self) {}
 }

@@ -322,4 +322,9 @@ impl<A: Around> Lease for ForwardLease<A> {
     async fn held(&self) -> Result<bool> {
         self.around.around(Call::Held, self.inner.held()).await
     }
+
+    // As if it were dropped, which no wrapper can fail.
+    async fn release(&self) {
+        self.inner.release().await;
+    }
 }

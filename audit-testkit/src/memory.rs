@@ -581,6 +581,9 @@ impl Lease for MemoryLease {
     async fn held(&self) -> Result<bool> {
         Ok(true)
     }
+
+    // Dropping it does so at once.
+    async fn release(&self) {}
 }
 
 /// The conformance suite's way to a [`MemoryStore`].

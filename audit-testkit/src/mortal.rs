@@ -268,4 +268,15 @@ impl Lease for MortalLease {
             None => Ok(false),
         }
     }
+
+    async fn release(&self) {
+        let lease = self
+            .held
+            .lock()
+            .unwrap_or_else(PoisonError::into_inner)
+            .clone();
+        if let Some(lease) = lease {
+            lease.release().await;
+        }
+    }
 }

@@ -71,7 +71,7 @@ pub(crate) async fn run(settings: &Settings, args: &InitArgs) -> Result<u8> {
         Some(setting) => setting.value.clone(),
         None => format!("file:{}", here.join("audit-trail.key").display()),
     };
-    let store = crate::context::store_url(&store_url)?;
+    let store = crate::context::store_url(&store_url)?.auto_migrate(!settings.no_auto_migrate);
     let key: KeyUri = key_uri
         .parse()
         .map_err(|e: audit_core::Error| CliError::from(e).code(2))?;

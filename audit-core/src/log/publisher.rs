@@ -288,8 +288,21 @@ pub(super) fn spawn(publisher: Publisher) -> Handle {
 }
 
 impl Publisher {
-    async fn run(mut self, mut stopped: oneshot::Receiver<()>) -> Result<()> {
+    async fn run(mut self, stopped: oneshot::Receiver<()>) -> Result<()> {
         let mut lease: Option<Box<dyn Lease>> = None;
+        let ended = self.turns(stopped, &mut lease).await;
+        // The process may end right behind this, and the next one wants to publish.
+        if let Some(lease) = lease {
+            lease.release().await;
+        }
+        ended
+    }
+
+    async fn turns(
+        &mut self,
+        mut stopped: oneshot::Receiver<()>,
+        lease: &mut Option<Box<dyn Lease>>,
+    ) -> Result<()> {
         loop {
             // Other processes append too, so the log may have grown without this one.
             let last = tokio::select! {
@@ -297,7 +310,7 @@ impl Publisher {
                 () = tokio::time::sleep(self.interval) => false,
                 () = closed(&mut self.growth) => true,
             };
-            let mut published = self.publish(&mut lease).await;
+            let mut published = self.publish(lease).await;
             if last {
                 // Another process publishes: this run ends when its last entry is under a checkpoint, or after a while.
                 for _ in 0..20 {
@@ -305,7 +318,7 @@ impl Publisher {
                         break;
                     }
                     tokio::time::sleep(self.interval.min(LAST_TURN) / 4).await;
-                    published = self.publish(&mut lease).await;
+                    published = self.publish(lease).await;
                 }
             }
             if let Some(shared) = self.shared.upgrade() {

@@ -13,6 +13,7 @@ mod crash;
 mod erasure;
 mod faults;
 mod hostile;
+mod network;
 mod opening;
 mod own;
 mod plaintext;

@@ -175,7 +175,8 @@ impl Killer<'_> {
         if victim.wait_for(word, times as usize) {
             Ok(())
         } else {
-            Err(format!("a process ended before it said {word:?}"))
+            let why = victim.last_words();
+            Err(format!("a process ended before it said {word:?}: {why}"))
         }
     }
 

@@ -122,6 +122,12 @@ impl Victim {
         self.end()
     }
 
+    /// What a process said on standard error that has ended by itself.
+    pub fn last_words(&mut self) -> String {
+        let complaints = self.complaints.take().map(JoinHandle::join);
+        complaints.and_then(Result::ok).unwrap_or_default()
+    }
+
     /// Waits for its end.
     ///
     /// # Errors
@@ -135,11 +141,10 @@ impl Victim {
         // No line ends with this, so all of them are heard.
         while self.wait_for("\n", 1) {}
         let status = self.child.wait()?;
-        let complaints = self.complaints.take().map(JoinHandle::join);
         Ok(Ended {
             status,
             lines: std::mem::take(&mut self.heard),
-            stderr: complaints.and_then(Result::ok).unwrap_or_default(),
+            stderr: self.last_words(),
         })
     }
 }
