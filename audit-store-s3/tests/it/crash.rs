@@ -22,7 +22,8 @@ struct Killed(Place);
 fn store_at(bucket: &str, prefix: &str) -> Result<Arc<dyn Store>> {
     let server = server().expect("whoever started this process has a server");
     let mut options = server.options(bucket, prefix);
-    options.linger = None;
+    // The pause in which the slower of two writers gets its turn.
+    options.linger = Some(Duration::from_millis(100));
     options.lease = Duration::from_millis(300);
     Ok(Arc::new(S3Store::new(&options)?))
 }

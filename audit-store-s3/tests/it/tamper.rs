@@ -159,6 +159,15 @@ impl Tables for Copied {
             {
                 return Err(format!("{key} lies above or below another object"));
             }
+            // As a writer leaves it that died or lost a race: no batch names it.
+            if let Some((batch, _)) = key.split_once('-')
+                && batch.starts_with("side/")
+                && self.objects.keys().any(|there| {
+                    *there != key && there.split_once('-').is_some_and(|(b, _)| b == batch)
+                })
+            {
+                return Err(format!("{key} is an orphan, which changes nothing"));
+            }
             if self.objects.insert(key.clone(), bytes).is_some() {
                 return Err(format!(
                     "two objects are called {key}; versions are another test"
