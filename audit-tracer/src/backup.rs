@@ -1,7 +1,9 @@
 //! Backups of stores that are one file.
 
 use std::path::Path;
+use std::sync::Arc;
 
+use audit_core::store::ReadStore;
 use audit_core::{Error, Result};
 
 use crate::store::StoreUrl;
@@ -12,7 +14,37 @@ pub use audit_store_sqlite::Backup;
 /// A complete copy of a store that doesn't have its name yet. This build has no engine that makes one.
 #[cfg(not(feature = "sqlite"))]
 #[derive(Debug)]
+#[expect(clippy::exhaustive_enums, reason = "it has no value")]
 pub enum Backup {}
+
+#[cfg(not(feature = "sqlite"))]
+impl Backup {
+    /// Gives it its name.
+    pub fn keep(self) -> Result<()> {
+        match self {}
+    }
+
+    /// Puts it in the place of a store.
+    pub fn replace(self, _: &str) -> Result<Option<std::path::PathBuf>> {
+        match self {}
+    }
+}
+
+/// The copy, to look at before it is kept.
+///
+/// # Errors
+///
+/// As when a store is opened.
+#[cfg(feature = "sqlite")]
+pub fn backup_store(backup: &Backup) -> Result<Arc<dyn ReadStore>> {
+    Ok(Arc::new(backup.store()?))
+}
+
+/// The copy, to look at before it is kept.
+#[cfg(not(feature = "sqlite"))]
+pub fn backup_store(backup: &Backup) -> Result<Arc<dyn ReadStore>> {
+    match *backup {}
+}
 
 impl StoreUrl {
     /// Copies one state of the store to a file beside `to`, while others write; the copy gets the name `to` when it is

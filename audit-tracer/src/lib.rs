@@ -77,7 +77,7 @@ pub use audit_core::keyring::{KeyUri, Passphrase};
 pub use audit_core::log::Receipt;
 pub use audit_core::{Error, ErrorKind, Result};
 pub use audit_verify::{Check, CheckReport, CheckResult, Outcome, Verdict};
-pub use backup::Backup;
+pub use backup::{Backup, backup_store};
 pub use builder::Builder;
 pub use call::{CallRequest, CallResponse, LlmCall};
 pub use create::{Auditor, CreatedLog, NewLog, NewStore};

@@ -119,6 +119,10 @@ impl FromStr for StoreUrl {
 
 /// The URL without a password.
 impl fmt::Display for StoreUrl {
+    #[cfg_attr(
+        not(any(feature = "sqlite", feature = "postgres", feature = "s3")),
+        expect(unused_variables, reason = "without an engine there is no URL")
+    )]
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         match self.engine {
             #[cfg(feature = "sqlite")]
@@ -171,6 +175,10 @@ impl StoreUrl {
     /// # Errors
     ///
     /// As the engine says: [`ErrorKind::Invalid`](crate::ErrorKind::Invalid) if there is one already.
+    #[cfg_attr(
+        not(any(feature = "sqlite", feature = "postgres")),
+        expect(clippy::unused_async, reason = "only some engines are waited for")
+    )]
     pub async fn create(&self) -> Result<Arc<dyn Store>> {
         match self.engine {
             #[cfg(feature = "sqlite")]
@@ -195,6 +203,10 @@ impl StoreUrl {
     /// # Errors
     ///
     /// As the engine says: [`ErrorKind::NotFound`](crate::ErrorKind::NotFound) if there is none.
+    #[cfg_attr(
+        not(any(feature = "sqlite", feature = "postgres")),
+        expect(clippy::unused_async, reason = "only some engines are waited for")
+    )]
     pub async fn open(&self) -> Result<Arc<dyn Store>> {
         match self.engine {
             #[cfg(feature = "sqlite")]
@@ -223,6 +235,10 @@ impl StoreUrl {
     /// # Errors
     ///
     /// As [`open`](Self::open).
+    #[cfg_attr(
+        not(any(feature = "sqlite", feature = "postgres")),
+        expect(clippy::unused_async, reason = "only some engines are waited for")
+    )]
     pub async fn read(&self) -> Result<Arc<dyn ReadStore>> {
         match self.engine {
             #[cfg(feature = "sqlite")]
@@ -248,6 +264,10 @@ impl StoreUrl {
     /// # Errors
     ///
     /// As the engine says.
+    #[cfg_attr(
+        not(feature = "postgres"),
+        expect(clippy::unused_async, reason = "only some engines are waited for")
+    )]
     pub async fn migrations(&self) -> Result<Option<MigrationStatus>> {
         match self.engine {
             #[cfg(feature = "sqlite")]
@@ -272,6 +292,10 @@ impl StoreUrl {
     /// # Errors
     ///
     /// As the engine says.
+    #[cfg_attr(
+        not(feature = "postgres"),
+        expect(clippy::unused_async, reason = "only some engines are waited for")
+    )]
     pub async fn migrate(&self) -> Result<Option<Vec<(u32, &'static str)>>> {
         match self.engine {
             #[cfg(feature = "sqlite")]

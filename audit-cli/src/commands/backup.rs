@@ -28,7 +28,7 @@ pub(crate) async fn run(context: &Context, args: &BackupArgs) -> Result<u8> {
         )));
     }
     let backup = make(context.store_url()?, args.to.clone()).await?;
-    let store: Arc<dyn ReadStore> = Arc::new(backup.store()?);
+    let store: Arc<dyn ReadStore> = audit_tracer::backup_store(&backup)?;
     let size = store.head().await?.size;
     let verdict = run_verifier(Arc::clone(&store), request).await?;
     if verdict.outcome() == Outcome::Contradicted {

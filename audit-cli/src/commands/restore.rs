@@ -68,7 +68,7 @@ pub(crate) async fn run(context: &Context, args: &RestoreArgs) -> Result<u8> {
     let known = known(&state, &args.checkpoint, &vkey)?;
 
     let backup = make(from, place.clone()).await?;
-    let store: Arc<dyn ReadStore> = Arc::new(backup.store()?);
+    let store: Arc<dyn ReadStore> = audit_tracer::backup_store(&backup)?;
     let mut request = Request::new(&context.settings.state_dir.value, vkey.clone())?;
     request.opened = options(context, args.vkey.as_deref(), args.opened.as_deref())?.opened;
     // What is remembered is looked at below, where it isn't a contradiction but a loss.
