@@ -115,7 +115,8 @@ pub(crate) struct GlobalFlags {
     /// Configuration file [env: AUDIT_TRAIL_CONFIG] [default: ./audit-trail.toml, then the user's configuration folder]
     #[arg(long, global = true, value_name = "FILE")]
     pub(crate) config: Option<PathBuf>,
-    /// Store of the log, for example sqlite:/var/lib/audit-trail/log.db [env: AUDIT_TRAIL_STORE]
+    /// Store of the log: sqlite:PATH, postgres://USER@HOST/DATABASE?schema=NAME or s3://BUCKET/PREFIX, without a password
+    /// [env: AUDIT_TRAIL_STORE]
     #[arg(long, global = true, value_name = "URL")]
     pub(crate) store: Option<String>,
     /// Key ring of the log: file:PATH or keyring:SERVICE [env: AUDIT_TRAIL_KEY]
