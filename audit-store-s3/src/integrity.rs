@@ -107,7 +107,7 @@ impl Shared {
             }
             payloads.clear();
             if !header.skipped {
-                let side = self.read_side(&header).await?;
+                let (side, _) = self.read_side(&header).await?;
                 let events = side.rows.iter().map(|row| row.columns.event);
                 event_max = events
                     .filter(|event| event.get_version_num() == 7)

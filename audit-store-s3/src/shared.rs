@@ -346,12 +346,7 @@ impl Shared {
         let object = self.bucket.get(names::CHANGES).await?;
         let changes = match object {
             None => 0,
-            Some(object) => {
-                let bytes: [u8; 8] = object.bytes.as_ref().try_into().map_err(|e| {
-                    Error::corrupt("the object `changes` has not 8 bytes").because(e)
-                })?;
-                u64::from_be_bytes(bytes)
-            }
+            Some(object) => changes_of(&object.bytes)?,
         };
         self.changes.store(changes, Ordering::SeqCst);
         let mut cache = locked(&self.cache);
@@ -373,13 +368,13 @@ impl Shared {
         if let Some(side) = known.filter(|side| side.nonce == header.nonce) {
             return Ok(side);
         }
-        let side = Arc::new(self.read_side(header).await?);
+        let side = Arc::new(self.read_side(header).await?.0);
         self.keep_side(&side, of);
         Ok(side)
     }
 
-    /// The side pack of a batch, from the bucket.
-    pub(crate) async fn read_side(&self, header: &Header) -> Result<Side> {
+    /// The side pack of a batch, from the bucket, and its etag.
+    pub(crate) async fn read_side(&self, header: &Header) -> Result<(Side, Option<String>)> {
         let name = names::side(header.number, &header.nonce);
         let object = self
             .bucket
@@ -399,7 +394,7 @@ impl Shared {
                 Error::corrupt(format!("side pack {name} is of another batch")).at(header.first),
             );
         }
-        Ok(side)
+        Ok((side, object.etag))
     }
 
     pub(crate) fn keep_side(&self, side: &Arc<Side>, of: u64) {
@@ -442,6 +437,15 @@ impl Cache {
             self.headers.pop_front();
         }
     }
+}
+
+/// The number in the object `changes`.
+pub(crate) fn changes_of(bytes: &Bytes) -> Result<u64> {
+    let bytes: [u8; 8] = bytes
+        .as_ref()
+        .try_into()
+        .map_err(|e| Error::corrupt("the object `changes` has not 8 bytes").because(e))?;
+    Ok(u64::from_be_bytes(bytes))
 }
 
 fn missing(number: u64) -> Error {

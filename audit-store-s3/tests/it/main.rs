@@ -8,6 +8,7 @@
 
 mod conformance;
 mod crash;
+mod erasure;
 mod faults;
 mod hostile;
 mod locking;
