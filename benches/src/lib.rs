@@ -20,6 +20,7 @@ pub mod load;
 pub mod machine;
 pub mod raw;
 pub mod recorder;
+pub mod stores;
 pub mod tree;
 pub mod workload;
 

@@ -46,6 +46,17 @@ pub fn peak_rss_kib() -> Option<u64> {
     field(&text, "VmHWM")?.split(' ').next()?.parse().ok()
 }
 
+/// Processor time that this process took so far, in steps of 10 ms.
+#[must_use]
+pub fn cpu_time() -> Duration {
+    let text = fs::read_to_string("/proc/self/stat").unwrap_or_default();
+    // The name before them may have spaces in it (proc(5)); both are in ticks, 100 a second.
+    let (_, rest) = text.rsplit_once(") ").unwrap_or_default();
+    let words = rest.split(' ').skip(11).take(2);
+    let ticks: u64 = words.filter_map(|word| word.parse::<u64>().ok()).sum();
+    Duration::from_millis(ticks * 10)
+}
+
 /// The file system that `path` lies on.
 #[must_use]
 pub fn file_system(path: &Path) -> String {
