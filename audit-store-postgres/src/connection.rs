@@ -76,14 +76,20 @@ pub(crate) async fn connect(url: &PostgresUrl, what: Use) -> Result<PgConnection
 }
 
 async fn set_up(connection: &mut PgConnection, url: &PostgresUrl, what: Use) -> Found<()> {
-    let read_only = if what == Use::Read { "on" } else { "off" };
+    // What writes has one good plan each. Left alone, the server plans a small batch anew each time, because it takes its
+    // guess of a hundred rows for dearer.
+    let (read_only, plans) = match what {
+        Use::Read => ("on", "auto"),
+        Use::Write => ("off", "force_generic_plan"),
+    };
     // The name has no character that would need quoting. pg_catalog first: whatever else the schema holds is never
     // taken for a function or a type of the server's. pg_temp last, else it would come before all.
     let sql = format!(
         "SELECT current_setting('server_version_num')::bigint, current_setting('fsync'),
            current_setting('full_page_writes'), pg_catalog.pg_is_in_recovery(), {SETTINGS},
            set_config('search_path', 'pg_catalog, {}, pg_temp', false),
-           set_config('default_transaction_read_only', '{read_only}', false)",
+           set_config('default_transaction_read_only', '{read_only}', false),
+           set_config('plan_cache_mode', '{plans}', false)",
         url.schema()
     );
     let row = sqlx::raw_sql(AssertSqlSafe(sql))

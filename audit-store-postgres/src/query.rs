@@ -127,40 +127,36 @@ pub(crate) struct Known {
 }
 
 /// The head row, what it must agree with, and the pieces of the tiles that the tree ends with, from the nodes on that the
-/// eight numbers put into it say: one row for each piece, or one with none. A tree that ends with a full tile ends with
-/// all of this tile's pieces. The limit is one more than a tile can have, and keeps the server from reading all tiles.
-pub(crate) fn head_sql(known: [i64; 8]) -> String {
-    let levels: Vec<String> = (0..)
-        .zip(known)
-        .map(|(level, node): (u8, i64)| format!("({level}, {node}::bigint)"))
-        .collect();
-    let levels = levels.join(", ");
-    format!(
-        "SELECT h.one, h.size, h.last, h.xmin::text, m.idx, m.event, t.level, t.node, t.hashes, (SELECT count(*) FROM head)
-         FROM head h
-         LEFT JOIN LATERAL (SELECT idx, event FROM entry ORDER BY idx DESC LIMIT 1) m ON true
-         LEFT JOIN LATERAL (
-           SELECT t.level, t.node, t.hashes
-           FROM (VALUES {levels}) AS l (level, known)
-           CROSS JOIN LATERAL (
-             SELECT level, node, hashes FROM tile
-             WHERE tile.level = l.level
-               AND tile.node >= greatest(((greatest(h.size, 0) >> (8 * l.level)) - 1) / 256 * 256, l.known)
-             ORDER BY node DESC LIMIT 257
-           ) t
-         ) t ON true
-         ORDER BY t.level, t.node"
-    )
-}
+/// eight parameters say: one row for each piece, or one with none. A tree that ends with a full tile ends with all of this
+/// tile's pieces. The limit is one more than a tile can have, and keeps the server from reading all tiles.
+pub(crate) const HEAD: &str = "
+SELECT h.one, h.size, h.last, h.xmin::text, m.idx, m.event, t.level, t.node, t.hashes, (SELECT count(*) FROM head)
+FROM head h
+LEFT JOIN LATERAL (SELECT idx, event FROM entry ORDER BY idx DESC LIMIT 1) m ON true
+LEFT JOIN LATERAL (
+  SELECT t.level, t.node, t.hashes
+  FROM (VALUES (0, $1::bigint), (1, $2::bigint), (2, $3::bigint), (3, $4::bigint),
+               (4, $5::bigint), (5, $6::bigint), (6, $7::bigint), (7, $8::bigint)) AS l (level, known)
+  CROSS JOIN LATERAL (
+    SELECT level, node, hashes FROM tile
+    WHERE tile.level = l.level
+      AND tile.node >= greatest(((greatest(h.size, 0) >> (8 * l.level)) - 1) / 256 * 256, l.known)
+    ORDER BY node DESC LIMIT 257
+  ) t
+) t ON true
+ORDER BY t.level, t.node";
 
 /// The head, read whole.
 pub(crate) async fn head(c: &mut PgConnection) -> Found<Known> {
-    let sql = head_sql([0; 8]);
-    let rows = sqlx::query(AssertSqlSafe(sql)).fetch_all(c).await?;
+    let mut statement = sqlx::query(HEAD);
+    for _ in 0..LEVELS {
+        statement = statement.bind(0_i64);
+    }
+    let rows = statement.fetch_all(c).await?;
     Ok(read_head(&rows, None)?)
 }
 
-/// Reads what [`head_sql`] answers, which leaves out what `known` has.
+/// Reads what [`HEAD`] answers, which leaves out what `known` has.
 pub(crate) fn read_head(rows: &[PgRow], known: Option<&Head>) -> Result<Known> {
     let Some(first) = rows.first() else {
         return Err(Error::corrupt("the head row is missing"));

@@ -16,7 +16,7 @@ use uuid::Uuid;
 
 use crate::connection::{CALL, Idle, Use, connect};
 use crate::failure::{Failure, Found};
-use crate::query::{self, Known, head_sql, int, nodes, read_head};
+use crate::query::{self, HEAD, Known, int, nodes, read_head};
 use crate::url::PostgresUrl;
 
 /// Stored parts of one entry: what a value of `bytea` holds (2³⁰ − 1 with its header), and what SQLite does.
@@ -34,6 +34,8 @@ pub(crate) struct Writer {
     contended: bool,
     /// The outcome of a commit isn't known: it may still be under way.
     unsettled: bool,
+    /// The connection has the statements of [`prepare`].
+    prepared: bool,
 }
 
 impl Writer {
@@ -44,6 +46,7 @@ impl Writer {
             known: None,
             contended: false,
             unsettled: false,
+            prepared: false,
         }
     }
 
@@ -58,6 +61,7 @@ impl Writer {
         {
             return Ok(alive);
         }
+        self.prepared = false;
         connect(&self.url, Use::Write).await
     }
 
@@ -109,7 +113,15 @@ impl Writer {
                 known = Some(base.clone());
             }
         }
-        let began = in_time(begin(&mut connection, known.as_ref())).await;
+        let prepared = self.prepared;
+        let began = in_time(async {
+            if !prepared {
+                prepare(&mut connection).await?;
+            }
+            begin(&mut connection, known.as_ref()).await
+        })
+        .await;
+        self.prepared = true;
         let head = match began {
             Ok(head) => head,
             Err(e) => {
@@ -352,16 +364,26 @@ impl Made {
     }
 }
 
+/// Prepares what [`begin`] runs. Planning it takes the server longer than running it, and would be done under the lock.
+async fn prepare(c: &mut PgConnection) -> Found<()> {
+    let sql = format!(
+        "PREPARE audit_lock AS
+           SELECT origin.value FROM head LEFT JOIN meta AS origin ON origin.name = 'origin' FOR UPDATE OF head;
+         PREPARE audit_head (bigint, bigint, bigint, bigint, bigint, bigint, bigint, bigint) AS {HEAD}"
+    );
+    sqlx::raw_sql(AssertSqlSafe(sql)).execute(c).await?;
+    Ok(())
+}
+
 /// Begins a transaction, takes the lock, and reads the head behind it. One message, so one round trip.
 async fn begin(c: &mut PgConnection, known: Option<&Known>) -> Found<Known> {
     let head = known.map(|known| &known.head);
-    let from = std::array::from_fn(|level| {
-        let level = u8::try_from(level).unwrap_or_default();
-        head.map_or(0, |head| int(nodes(head.size, level)))
-    });
+    let from: Vec<String> = (0..=7)
+        .map(|level| head.map_or(0, |head| nodes(head.size, level)).to_string())
+        .collect();
     let sql = format!(
-        "BEGIN; SELECT origin.value FROM head LEFT JOIN meta AS origin ON origin.name = 'origin' FOR UPDATE OF head; {}",
-        head_sql(from)
+        "BEGIN; EXECUTE audit_lock; EXECUTE audit_head ({})",
+        from.join(", ")
     );
     let mut rows = sqlx::raw_sql(AssertSqlSafe(sql)).fetch_all(c).await?;
     if rows.is_empty() {

@@ -8,7 +8,7 @@ use audit_core::store::Store;
 use audit_store_s3::S3Store;
 use benches::Result;
 use benches::load::table::{Table, per, print, time};
-use benches::load::times::{Times, Timer};
+use benches::load::times::{Timer, Times};
 use benches::machine::{cores, cpu, cpu_time, file_system, median, scratch, timed};
 use benches::recorder::Recorder;
 use benches::stores::baseline::{Baseline, Prepared};

@@ -83,9 +83,10 @@ impl Server {
             .header("content-length", body.len())
             .body(HttpRequestBody::from(body))?;
         for (name, value) in headers {
-            request
-                .headers_mut()
-                .insert(HeaderName::from_static(name), HeaderValue::from_str(&value)?);
+            request.headers_mut().insert(
+                HeaderName::from_static(name),
+                HeaderValue::from_str(&value)?,
+            );
         }
         AwsAuthorizer::new(&self.credential, "s3", &self.region)
             .try_authorize(&mut request, Some(&digest))?;
@@ -190,10 +191,7 @@ impl BareS3 {
         let until = until.to_string();
         let seconds = until.split('.').next().unwrap_or_default();
         locked.push(("x-amz-object-lock-mode", "COMPLIANCE".to_owned()));
-        locked.push((
-            "x-amz-object-lock-retain-until-date",
-            format!("{seconds}Z"),
-        ));
+        locked.push(("x-amz-object-lock-retain-until-date", format!("{seconds}Z")));
         let target = format!("{}/batch/{number:016}", self.base);
         self.server
             .put(&target, locked, objects.batch.clone())

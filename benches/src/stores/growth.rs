@@ -12,7 +12,7 @@ use sqlx::{AssertSqlSafe, Connection as _, PgConnection, Row as _};
 
 use crate::Result;
 use crate::load::table::{Table, print, time};
-use crate::load::times::{Times, Timer};
+use crate::load::times::{Timer, Times};
 use crate::stores::engine::{Engine, Place};
 
 /// Entries of one session.
@@ -39,7 +39,13 @@ pub async fn grow(engine: &Engine, sizes: &[u64]) -> Result<()> {
     store.create("bench.example/growth").await?;
     let mut raw = PgConnection::connect(engine.server_url()?).await?;
     let mut table = Table::new([
-        "entries", "loaded in", "tables", "append 1", "append 100", "find by token", "read 256",
+        "entries",
+        "loaded in",
+        "tables",
+        "append 1",
+        "append 100",
+        "find by token",
+        "read 256",
         "position",
     ]);
     let mut first: Option<Vec<Cost>> = None;
