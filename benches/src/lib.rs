@@ -2,9 +2,10 @@
 //!
 //! # In scope
 //!
-//! - Criterion benches: `tlog`, `append`, `verify`, `seal` (`cargo bench -p benches`).
+//! - Criterion benches: `tlog`, `append`, `verify`, `seal`, `stores` (`cargo bench -p benches`).
 //! - The program `figures`, which measures each of them once and prints a table, with storage and memory
 //!   (`cargo run --release -p benches --bin figures`).
+//! - The program `stores`, which measures SQLite, PostgreSQL and S3 side by side ([`stores`]).
 //! - The program `load`, which measures the gateway as processes on loopback (`scripts/load`, see [`load`]), and the
 //!   bench `gateway` for one call.
 //! - What both share: [`workload`], the baselines [`raw`] and [`bare`], [`recorder`], [`evidence`], [`machine`].

@@ -119,6 +119,14 @@ impl PostgresBatch {
     }
 }
 
+impl PostgresBatch {
+    /// Events in it.
+    #[must_use]
+    pub fn events(&self) -> usize {
+        self.columns.index.len()
+    }
+}
+
 impl Columns {
     /// The rows in the binary format of `COPY` (PostgreSQL documentation, COPY, "Binary Format").
     fn copies(&self) -> Result<Vec<(&'static str, Vec<u8>)>> {

@@ -110,6 +110,7 @@ impl Server {
 pub struct Objects {
     side: Bytes,
     batch: Bytes,
+    events: usize,
 }
 
 impl Objects {
@@ -144,7 +145,14 @@ impl Objects {
         Self {
             side: side.into(),
             batch: main.into(),
+            events: batch.rows.len(),
         }
+    }
+
+    /// Events in it.
+    #[must_use]
+    pub fn events(&self) -> usize {
+        self.events
     }
 }
 

@@ -31,6 +31,18 @@ pub enum Prepared {
     S3(Objects),
 }
 
+impl Prepared {
+    /// Events in it.
+    #[must_use]
+    pub fn events(&self) -> usize {
+        match self {
+            Self::Sqlite(batch) => batch.events(),
+            Self::Postgres(batch) => batch.events(),
+            Self::S3(batch) => batch.events(),
+        }
+    }
+}
+
 impl Baseline {
     /// What it does.
     #[must_use]
