@@ -106,6 +106,9 @@ pub(crate) struct InitArgs {
     /// Don't seal the key files with a passphrase: whoever reads them holds the log's keys
     #[arg(long)]
     pub(crate) no_passphrase: bool,
+    /// The bucket has no Object Lock: whoever administers it can delete entries, and every report will say so
+    #[arg(long)]
+    pub(crate) without_object_lock: bool,
 }
 
 #[derive(Debug, Default, Args)]

@@ -227,6 +227,9 @@ pub struct Description {
     pub origin: String,
     /// The version of the store's own layout.
     pub layout: u32,
+    /// Whether what is written is locked against deletion for a time, as the log was made; `None` for an engine that
+    /// knows no such locks.
+    pub retention_lock: Option<bool>,
 }
 
 /// Reading a log. Whoever holds only this can't write.

@@ -260,6 +260,7 @@ impl ReadStore for PostgresStore {
         Ok(origin.map(|origin| Description {
             origin,
             layout: Migrations::newest(),
+            retention_lock: None,
         }))
     }
 

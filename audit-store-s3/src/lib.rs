@@ -170,6 +170,7 @@ impl ReadStore for S3Store {
         Ok(log.map(|log| Description {
             origin: log.origin,
             layout: LAYOUT,
+            retention_lock: Some(log.retain_days.is_some()),
         }))
     }
 

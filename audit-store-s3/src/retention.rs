@@ -99,13 +99,14 @@ impl Shared {
         }
         if Node::parse(&versioning.body)?.text("Status") != "Enabled" {
             return Err(Error::invalid(format!(
-                "{place} keeps no versions, so nothing can be locked; hint: make a bucket with Object Lock, or say \
-                 object_lock=no"
+                "{place} keeps no versions, so nothing can be locked; hint: make a bucket with Object Lock, or the log \
+                 without (object_lock=no in the URL, init --without-object-lock)"
             )));
         }
         if root.is_none_or(|root| root.text("ObjectLockEnabled") != "Enabled") {
             return Err(Error::invalid(format!(
-                "{place} has no Object Lock; hint: make a bucket with Object Lock, or say object_lock=no"
+                "{place} has no Object Lock; hint: make a bucket with Object Lock, or the log without (object_lock=no in the \
+                 URL, init --without-object-lock)"
             )));
         }
         Ok(())

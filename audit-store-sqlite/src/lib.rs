@@ -235,7 +235,11 @@ impl ReadStore for SqliteStore {
     async fn description(&self) -> Result<Option<Description>> {
         let read = |db: &Db<'_>| Ok(db.origin()?.map(|origin| (origin, db.layout.version())));
         let description = self.read(read).await?;
-        Ok(description.map(|(origin, layout)| Description { origin, layout }))
+        Ok(description.map(|(origin, layout)| Description {
+            origin,
+            layout,
+            retention_lock: None,
+        }))
     }
 
     async fn head(&self) -> Result<Head> {

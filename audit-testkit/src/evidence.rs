@@ -60,6 +60,11 @@ impl StoreEvidence {
 }
 
 impl Evidence for StoreEvidence {
+    fn retention_lock(&self) -> Result<Option<bool>> {
+        let description = self.wait(self.store.description())?;
+        Ok(description.and_then(|d| d.retention_lock))
+    }
+
     fn has_engine(&self) -> bool {
         true
     }

@@ -291,11 +291,11 @@ impl ReadStore for MemoryStore {
     }
 
     async fn description(&self) -> Result<Option<Description>> {
-        Ok(self
-            .locked()
-            .origin
-            .clone()
-            .map(|origin| Description { origin, layout: 1 }))
+        Ok(self.locked().origin.clone().map(|origin| Description {
+            origin,
+            layout: 1,
+            retention_lock: None,
+        }))
     }
 
     async fn head(&self) -> Result<Head> {

@@ -70,6 +70,11 @@ impl Evidence for StoreEvidence {
         Ok(self.wait(self.store.description())?.map(|d| d.origin))
     }
 
+    fn retention_lock(&self) -> Result<Option<bool>> {
+        let description = self.wait(self.store.description())?;
+        Ok(description.and_then(|d| d.retention_lock))
+    }
+
     fn has_engine(&self) -> bool {
         true
     }

@@ -141,6 +141,14 @@ impl fmt::Debug for StoreUrl {
     }
 }
 
+/// The engine has no locks against deletion.
+#[cfg(any(feature = "sqlite", feature = "postgres"))]
+fn no_locks(engine: &str) -> Error {
+    Error::invalid(format!(
+        "{engine} has no retention lock and no legal hold; only a log in a bucket (s3://…) can have them"
+    ))
+}
+
 /// Runs what blocks on the file system apart from the runtime's own threads.
 #[cfg(feature = "sqlite")]
 async fn sqlite<T: Send + 'static>(work: impl FnOnce() -> Result<T> + Send + 'static) -> Result<T> {
@@ -167,6 +175,36 @@ impl StoreUrl {
             Engine::Postgres(ref url) => url.has_password(),
             #[cfg(feature = "s3")]
             Engine::S3(_) => false,
+        }
+    }
+
+    /// The URL of a store for a log that is made without Object Lock, where `url` names one that could have it.
+    ///
+    /// # Errors
+    ///
+    /// [`ErrorKind::Invalid`](crate::ErrorKind::Invalid) if the engine knows no such locks, or the URL asks for them.
+    pub fn without_object_lock(url: &str) -> Result<String> {
+        let parsed: Self = url.parse()?;
+        match parsed.engine {
+            #[cfg(feature = "sqlite")]
+            Engine::Sqlite(_) => Err(no_locks("SQLite")),
+            #[cfg(feature = "postgres")]
+            Engine::Postgres(_) => Err(no_locks("PostgreSQL")),
+            #[cfg(feature = "s3")]
+            Engine::S3(_) => {
+                let query = url.split_once('?').map(|(_, query)| query);
+                let said = |option: &str| query.is_some_and(|q| q.split('&').any(|o| o == option));
+                if said("object_lock=yes") {
+                    return Err(Error::invalid(
+                        "the store URL says object_lock=yes, and it is to be made without Object Lock",
+                    ));
+                }
+                if said("object_lock=no") {
+                    return Ok(url.to_owned());
+                }
+                let sign = if query.is_some() { '&' } else { '?' };
+                Ok(format!("{url}{sign}object_lock=no"))
+            }
         }
     }
 

@@ -9,6 +9,11 @@ use audit_core::token::Token;
 use audit_tlog::tile::Tile;
 use uuid::Uuid;
 
+/// What every report says of a log whose store could lock what it holds, and that was made without.
+pub const WITHOUT_RETENTION_LOCK: &str = "this log was made without Object Lock: nothing keeps whoever administers its \
+                                          bucket from deleting entries. A verification that remembers a checkpoint shows \
+                                          it; nothing brings them back";
+
 /// A log to verify: a store seen through a read handle, or a log export. Nothing in it is trusted.
 ///
 /// Each method answers as the method of the same name of `audit_core::store::ReadStore`.
@@ -27,6 +32,12 @@ pub trait Evidence {
     /// What the engine itself says of its files: `Corrupt` if, say, indexes disagree with their tables.
     fn integrity(&self) -> Result<()> {
         Ok(())
+    }
+
+    /// Whether the log's objects are locked against deletion for a time, as the store says of itself; `None` where nothing
+    /// is known of it. Nothing is checked by this: it is told to whoever reads the verdict.
+    fn retention_lock(&self) -> Result<Option<bool>> {
+        Ok(None)
     }
 
     /// The log that this says it is of.
@@ -65,6 +76,9 @@ impl<E: Evidence + ?Sized> Evidence for &E {
     }
     fn integrity(&self) -> Result<()> {
         (**self).integrity()
+    }
+    fn retention_lock(&self) -> Result<Option<bool>> {
+        (**self).retention_lock()
     }
     fn origin(&self) -> Result<Option<String>> {
         (**self).origin()

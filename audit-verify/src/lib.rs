@@ -84,7 +84,7 @@ mod tokens;
 mod verdict;
 mod walk;
 
-pub use evidence::Evidence;
+pub use evidence::{Evidence, WITHOUT_RETENTION_LOCK};
 pub use policy::{Policy, Progress, Stage};
 pub use single::{ProofRefused, proof};
 pub use verdict::{

@@ -373,6 +373,8 @@ pub struct Verdict {
     findings: Vec<Finding>,
     undecided: Vec<String>,
     notices: Vec<String>,
+    /// Whether the evidence says that its objects are locked.
+    pub(crate) retention_lock: Option<bool>,
 }
 
 /// Asked for every entry several times, so it looks for nothing.
@@ -504,6 +506,7 @@ impl Verdict {
             findings: Vec::new(),
             undecided: Vec::new(),
             notices: Vec::new(),
+            retention_lock: None,
         }
     }
 
@@ -681,6 +684,13 @@ impl Verdict {
         &self.notices
     }
 
+    /// Whether the store says of itself that it locks what is written against deletion for a time; `None` where it knows
+    /// no such locks, and of files.
+    #[must_use]
+    pub fn retention_lock(&self) -> Option<bool> {
+        self.retention_lock
+    }
+
     /// Runs that never closed, the first 100 of them.
     #[must_use]
     pub fn open_runs(&self) -> &[Uuid] {
@@ -781,6 +791,7 @@ impl Verdict {
             open_runs_total: self.open_runs_total,
             origin: &self.origin,
             outcome: self.outcome().as_str(),
+            retention_lock: self.retention_lock,
             schema: "audit-trail-verdict/1",
             size: self.size,
             undecided: &self.undecided,
@@ -804,6 +815,7 @@ struct VerdictJson<'a> {
     open_runs_total: u64,
     origin: &'a str,
     outcome: &'static str,
+    retention_lock: Option<bool>,
     schema: &'static str,
     size: u64,
     undecided: &'a [String],

@@ -260,6 +260,11 @@ impl Walk<'_> {
             }
             Some(ring) => self.contents = Some(Contents::new(ring)),
         }
+        // What it says of its locks is told, whatever else becomes of it.
+        v.retention_lock = self.evidence.retention_lock().unwrap_or_default();
+        if v.retention_lock == Some(false) {
+            v.notice(crate::evidence::WITHOUT_RETENTION_LOCK);
+        }
         match self.evidence.origin() {
             Err(e) => v.failed_read(Check::Identity, &e),
             // A bundle has one always; a store that lost it is no store of a log.

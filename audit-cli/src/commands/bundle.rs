@@ -69,7 +69,7 @@ pub(crate) async fn run(context: &Context, args: &BundleArgs) -> Result<u8> {
         opened,
         ..BundlePolicy::default()
     };
-    let evidence = StoreEvidence::new(store);
+    let evidence = StoreEvidence::new(std::sync::Arc::clone(&store));
     let (query, force) = (wanted.query, args.force);
     let (made, bytes) = tokio::task::spawn_blocking(move || {
         let request = Request {
@@ -94,6 +94,7 @@ pub(crate) async fn run(context: &Context, args: &BundleArgs) -> Result<u8> {
     }
     output::line(args.output.display())?;
     output::note(&summary(context, args, &made, bytes)?);
+    super::tell_lock(&*store, "to know").await?;
     Ok(0)
 }
 

@@ -40,7 +40,7 @@ pub(crate) async fn run(context: &Context, args: &CopyArgs) -> Result<u8> {
     }
     let source = source.read().await?;
     let target = open_or_create(&target).await?;
-    let mut copier = Copier::open(Arc::clone(&source), target, options)
+    let mut copier = Copier::open(Arc::clone(&source), Arc::clone(&target), options)
         .await
         .map_err(explain)?;
     let until = if args.published {
@@ -90,7 +90,10 @@ pub(crate) async fn run(context: &Context, args: &CopyArgs) -> Result<u8> {
     }
     bar.finish();
     if let Some(copied) = &all {
-        summary(copied, args.json)?;
+        let lock = target.description().await?.and_then(|d| d.retention_lock);
+        summary(copied, lock, args.json)?;
+        super::tell_lock(&*source, "of the source, to know").await?;
+        super::tell_lock(&*target, "of the target, to know").await?;
         if !args.json {
             output::note(&format!(
                 "next: audit-trail verify --store {}",
@@ -154,7 +157,7 @@ fn sum(before: &Copied, copied: &Copied) -> Copied {
     all
 }
 
-fn summary(copied: &Copied, as_json: bool) -> Result<()> {
+fn summary(copied: &Copied, target_lock: Option<bool>, as_json: bool) -> Result<()> {
     if as_json {
         let text = json!({
             "bytes": copied.bytes,
@@ -168,6 +171,7 @@ fn summary(copied: &Copied, as_json: bool) -> Result<()> {
             "root": copied.root.to_string(),
             "schema": "audit-trail-copy/1",
             "size": copied.size,
+            "target_retention_lock": target_lock,
             "unsettled": copied.unsettled,
         });
         return output::line(text);

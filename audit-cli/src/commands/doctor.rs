@@ -7,6 +7,7 @@ use audit_core::entry::Entry;
 use audit_core::keyring::{KeyRing, KeyUri};
 use audit_core::log::{StateFile, rollback_check};
 use audit_core::store::{Parts, ReadStore};
+use audit_verify::WITHOUT_RETENTION_LOCK;
 
 use crate::commands::init::AUDITOR_FILE;
 use crate::context::{Context, now, passphrases};
@@ -183,10 +184,13 @@ async fn store(
         Ok(store) => {
             let description = store.description().await;
             match description {
-                Ok(Some(d)) => Findings::ok(
-                    "store",
-                    &format!("writable; layout {}, log {}", d.layout, d.origin),
-                )?,
+                Ok(Some(d)) => {
+                    Findings::ok(
+                        "store",
+                        &format!("writable; layout {}, log {}", d.layout, d.origin),
+                    )?;
+                    locks(d.retention_lock, "store", findings)?;
+                }
                 Ok(None) => findings.fail("store", "it holds no log", "run `audit-trail init`")?,
                 Err(e) => findings.fail("store", &chain(&e), "run `audit-trail verify`")?,
             }
@@ -203,6 +207,24 @@ async fn store(
             )?;
             Ok(url.read().await.ok())
         }
+    }
+}
+
+/// Whether what is written can be deleted again.
+fn locks(retention_lock: Option<bool>, what: &str, findings: &mut Findings) -> Result<()> {
+    match retention_lock {
+        Some(true) => Findings::ok(
+            "object lock",
+            &format!(
+                "the {what} locks what is written; `audit-trail retention status` says until when"
+            ),
+        ),
+        Some(false) => findings.warn(
+            "object lock",
+            &format!("of the {what}: {WITHOUT_RETENTION_LOCK}"),
+            "copy the log into a bucket with Object Lock (`audit-trail copy --to URL`)",
+        ),
+        None => Ok(()),
     }
 }
 
@@ -226,6 +248,9 @@ async fn mirror(context: &Context, store: &dyn ReadStore, findings: &mut Finding
             );
         }
     };
+    if let Ok(Some(d)) = mirror.description().await {
+        locks(d.retention_lock, "mirror", findings)?;
+    }
     let both = async {
         let theirs = mirror.latest_checkpoint().await?;
         Ok::<_, audit_core::Error>((theirs, store.latest_checkpoint().await?))

@@ -1,5 +1,7 @@
 //! `audit-trail export`.
 
+use std::sync::Arc;
+
 use audit_tracer::StoreEvidence;
 
 use crate::cli::ExportArgs;
@@ -10,7 +12,7 @@ use crate::output;
 pub(crate) async fn run(context: &Context, args: &ExportArgs) -> Result<u8> {
     let store = context.store_url()?.read().await?;
     let vkey = context.vkey(None)?;
-    let evidence = StoreEvidence::new(store);
+    let evidence = StoreEvidence::new(Arc::clone(&store));
     let path = args.bundle.clone();
     let with_parts = !args.without_parts;
     let written = tokio::task::spawn_blocking(move || {
@@ -36,5 +38,6 @@ pub(crate) async fn run(context: &Context, args: &ExportArgs) -> Result<u8> {
         "{written} entries; anyone can check them:\n  audit-verify log {} --vkey '{vkey}'",
         args.bundle.display()
     ));
+    super::tell_lock(&*store, "to know").await?;
     Ok(0)
 }

@@ -71,6 +71,15 @@ pub(crate) async fn run(settings: &Settings, args: &InitArgs) -> Result<u8> {
         Some(setting) => setting.value.clone(),
         None => format!("file:{}", here.join("audit-trail.key").display()),
     };
+    let store_url = if args.without_object_lock {
+        StoreUrl::without_object_lock(&store_url).map_err(|e| {
+            CliError::from(e)
+                .code(2)
+                .hint("leave out --without-object-lock")
+        })?
+    } else {
+        store_url
+    };
     let store = crate::context::store_url(&store_url)?.auto_migrate(!settings.no_auto_migrate);
     let key: KeyUri = key_uri
         .parse()
@@ -110,10 +119,12 @@ pub(crate) async fn run(settings: &Settings, args: &InitArgs) -> Result<u8> {
         wanted.store.to_string()
     };
     let shown = [store_shown, wanted.key_uri.clone()];
+    let place = wanted.store.clone();
     let made = make_log(wanted).await?;
 
     output::note(&format!("log       {origin}"));
     output::note(&format!("store     {}", shown[0]));
+    super::tell_lock(&*place.read().await?, "warning").await?;
     output::note(&format!(
         "keys      {}{}",
         shown[1],

@@ -23,6 +23,7 @@ pub(crate) async fn run(context: &Context, args: &MirrorArgs) -> Result<u8> {
         }
     };
     let source = context.store_url()?.read().await?;
+    super::tell_lock(&*source, "of the log, to know").await?;
     let mirror = start(context, source, &url, args.vkey.as_deref())?;
     output::note(&format!("mirroring to {}", shown(&url)));
     super::serve::stopped().await;
@@ -65,8 +66,8 @@ fn start(
     }
     let target = store_url(url)?;
     let options = MirrorOptions::new(options(context, vkey, None)?);
-    let mirror = Mirror::start(source, opener(target), options);
-    tokio::spawn(tell(mirror.status()));
+    let mirror = Mirror::start(source, opener(target.clone()), options);
+    tokio::spawn(tell(mirror.status(), target));
     Ok(mirror)
 }
 
@@ -77,11 +78,21 @@ fn opener(url: StoreUrl) -> OpenMirror {
     })
 }
 
-/// Says on stderr when trouble begins, changes and ends.
-async fn tell(mut status: watch::Receiver<MirrorStatus>) {
+/// Says on stderr when trouble begins, changes and ends; and once, if the mirror is made without Object Lock.
+async fn tell(mut status: watch::Receiver<MirrorStatus>, target: StoreUrl) {
     let mut last = None;
+    let mut lock_told = false;
     while status.changed().await.is_ok() {
         let now = status.borrow_and_update().clone();
+        if !lock_told && now.published > 0 {
+            // What can't be read now shows as trouble of the mirror.
+            lock_told = match target.read().await {
+                Ok(store) => super::tell_lock(&*store, "of the mirror, to know")
+                    .await
+                    .is_ok(),
+                Err(_) => false,
+            };
+        }
         if now.trouble == last {
             continue;
         }

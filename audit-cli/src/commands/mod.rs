@@ -26,6 +26,8 @@ pub(crate) use verify::{Request, run_verifier};
 use std::future::Future;
 
 use audit_core::reader::LogReader;
+use audit_core::store::ReadStore;
+use audit_verify::WITHOUT_RETENTION_LOCK;
 use clap::CommandFactory;
 use uuid::Uuid;
 
@@ -33,6 +35,7 @@ use crate::cli::{Cli, Command};
 use crate::config::{GlobalFlags, Settings};
 use crate::context::{Context, environment};
 use crate::error::{CliError, Result};
+use crate::output;
 
 /// Runs the command; the answer is the exit code.
 pub(crate) fn run(cli: Cli) -> Result<u8> {
@@ -68,7 +71,7 @@ pub(crate) fn run(cli: Cli) -> Result<u8> {
         Command::Completions { shell } => {
             let mut script = Vec::new();
             clap_complete::generate(shell, &mut Cli::command(), "audit-trail", &mut script);
-            crate::output::bytes(&script)?;
+            output::bytes(&script)?;
             Ok(0)
         }
     }
@@ -102,13 +105,26 @@ async fn index_of(reader: &LogReader, id: &str) -> Result<u64> {
     let Ok(event) = id.parse::<Uuid>() else {
         return Err(CliError::usage(format!(
             "{:?} is neither an event id nor a leaf index",
-            crate::output::cut(id, 60)
+            output::cut(id, 60)
         )));
     };
     reader
         .position(event)
         .await?
         .ok_or_else(|| CliError::new(format!("the log has no event {event}")))
+}
+
+/// Says on stderr if a store could lock what it holds, and holds a log that was made without.
+async fn tell_lock(store: &dyn ReadStore, what: &str) -> Result<()> {
+    if without_lock(store).await? {
+        output::note(&format!("{what}: {WITHOUT_RETENTION_LOCK}"));
+    }
+    Ok(())
+}
+
+async fn without_lock(store: &dyn ReadStore) -> Result<bool> {
+    let description = store.description().await?;
+    Ok(description.is_some_and(|d| d.retention_lock == Some(false)))
 }
 
 /// `NAME=VALUE`.

@@ -10,11 +10,11 @@ use object_store::aws::{AwsAuthorizer, AwsCredential};
 use object_store::client::HttpRequestBody;
 use serde_json::json;
 
-use crate::support::{Host, ORIGIN, Run};
+use crate::support::{Host, ORIGIN, Run, Running};
 
 /// An engine on a server: the URL of a place of its own, and what the environment has to say.
-struct Place {
-    url: String,
+pub(crate) struct Place {
+    pub(crate) url: String,
     environment: Vec<(&'static str, String)>,
 }
 
@@ -37,7 +37,7 @@ fn fresh(what: &str) -> String {
 }
 
 impl Place {
-    fn postgres() -> Option<Self> {
+    pub(crate) fn postgres() -> Option<Self> {
         let url = server("AUDIT_TEST_POSTGRES_URL")?;
         let (user, rest) = url.split_once("://").unwrap().1.split_once('@').unwrap();
         let (user, password) = user.split_once(':').unwrap();
@@ -47,7 +47,12 @@ impl Place {
         })
     }
 
-    fn s3() -> Option<Self> {
+    /// In a bucket with Object Lock.
+    pub(crate) fn s3() -> Option<Self> {
+        Self::bucket(true)
+    }
+
+    pub(crate) fn bucket(lock: bool) -> Option<Self> {
         let endpoint = server("AUDIT_TEST_S3_URL")?;
         let set = |name| std::env::var(name).unwrap();
         let bucket = fresh("cli-");
@@ -59,7 +64,7 @@ impl Place {
         let region = std::env::var("AWS_REGION").unwrap_or_else(|_| "us-east-1".to_owned());
         let mut request = http::Request::put(format!("{endpoint}/{bucket}"))
             .header("content-length", 0)
-            .header("x-amz-bucket-object-lock-enabled", "true")
+            .header("x-amz-bucket-object-lock-enabled", lock.to_string())
             .body(HttpRequestBody::empty())
             .unwrap();
         AwsAuthorizer::new(&credential, "s3", &region)
@@ -89,10 +94,14 @@ impl Place {
         })
     }
 
-    fn run(&self, host: &Host, args: &[&str]) -> Run {
+    pub(crate) fn run(&self, host: &Host, args: &[&str]) -> Run {
+        self.start(host, args).end()
+    }
+
+    pub(crate) fn start(&self, host: &Host, args: &[&str]) -> Running {
         let mut command: Command = host.command(args);
         command.envs(self.environment.iter().map(|(name, value)| (name, value)));
-        host.start(command).end()
+        host.start(command)
     }
 
     /// Everything that somebody does with a log, here instead of in a file.
@@ -133,7 +142,12 @@ impl Place {
         ];
         let verdict = self.run(&host, &verify).exits(0).json();
         assert_eq!(verdict["unpublished"], 0);
-        self.run(&host, &["doctor"]).exits(0);
+        // Of locks that are there, or that the engine doesn't know, nothing has to be told.
+        let locks = self.url.starts_with("s3:").then_some(true);
+        assert_eq!(verdict["retention_lock"], json!(locks));
+        assert_eq!(verdict["notices"], json!([]));
+        let doctor = self.run(&host, &["doctor"]).exits(0);
+        assert_eq!(doctor.text().contains("ok    object lock"), locks.is_some());
         self.run(&host, &["config", "show"]).exits(0);
 
         // Into a file, which is the same log.

@@ -17,6 +17,7 @@ mod init;
 mod keyring;
 mod layout_1;
 mod moving;
+mod object_lock;
 mod power_cut;
 mod read;
 mod serve;

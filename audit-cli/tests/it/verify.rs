@@ -97,6 +97,7 @@ fn the_json_of_a_verdict_is_as_documented() {
             "open_runs_total",
             "origin",
             "outcome",
+            "retention_lock",
             "schema",
             "size",
             "undecided",

@@ -209,6 +209,8 @@ async fn a_bucket_that_cannot_lock_is_refused_unless_that_is_wanted_and_then_rec
     // Who opens it later and says nothing is told what the log is, not what he asked for.
     let store = S3Store::new(&options).unwrap();
     assert_eq!(store.description().await.unwrap().unwrap().origin, ORIGIN);
+    let description = store.description().await.unwrap().unwrap();
+    assert_eq!(description.retention_lock, Some(false));
     assert!(!store.capabilities().retention_lock);
     store.integrity().await.unwrap();
     let error = store
