@@ -60,6 +60,16 @@ pub(crate) enum Command {
         #[command(subcommand)]
         command: MigrateCommand,
     },
+    /// Say until when a log in a bucket is locked against deletion, or lock it for longer (S3 Object Lock)
+    Retention {
+        #[command(subcommand)]
+        command: RetentionCommand,
+    },
+    /// Keep what a session has from being deleted until the hold is released (S3 Object Lock)
+    Hold {
+        #[command(subcommand)]
+        command: HoldCommand,
+    },
     /// Check keys, store, clock, free disk space and permissions
     Doctor,
     /// Run the main job on a temporary log: record an agent's session, verify it, catch a manipulation
@@ -82,6 +92,82 @@ pub(crate) enum MigrateCommand {
     Status,
     /// Do the migrations that are missing; makes the schema if there is none
     Up,
+}
+
+#[derive(Debug, Subcommand)]
+pub(crate) enum RetentionCommand {
+    /// Say how many objects are locked and until when; asks the server about every object
+    Status {
+        #[command(flatten)]
+        place: LockPlace,
+        /// As JSON (docs/s3-layout.md)
+        #[arg(long)]
+        json: bool,
+    },
+    /// Lock every object at least until a time; never shortens a lock, and can't be undone
+    Extend {
+        #[command(flatten)]
+        place: LockPlace,
+        /// Until when: RFC 3339
+        #[arg(long, value_name = "TIME")]
+        until: String,
+        #[command(flatten)]
+        answers: LockAnswers,
+    },
+}
+
+#[derive(Debug, Subcommand)]
+pub(crate) enum HoldCommand {
+    /// Put a legal hold on every entry that a session has now
+    Set {
+        /// The session
+        #[arg(long, value_name = "ID")]
+        session: String,
+        #[command(flatten)]
+        place: LockPlace,
+        #[command(flatten)]
+        answers: LockAnswers,
+    },
+    /// Release a legal hold, or every one on a session
+    #[command(group = clap::ArgGroup::new("which").required(true).args(["session", "hold"]))]
+    Release {
+        /// Every hold on this session
+        #[arg(long, value_name = "ID")]
+        session: Option<String>,
+        /// This hold
+        #[arg(long, value_name = "ID")]
+        hold: Option<uuid::Uuid>,
+        #[command(flatten)]
+        place: LockPlace,
+        #[command(flatten)]
+        answers: LockAnswers,
+    },
+    /// List the legal holds in force, and what of their sessions isn't held
+    Status {
+        #[command(flatten)]
+        place: LockPlace,
+        /// As JSON lines (docs/s3-layout.md)
+        #[arg(long)]
+        json: bool,
+    },
+}
+
+#[derive(Debug, Args)]
+pub(crate) struct LockPlace {
+    /// The store that is locked, such as a mirror in a bucket; the act is recorded in the log's own store
+    /// [default: the log's own store]
+    #[arg(long, value_name = "URL")]
+    pub(crate) at: Option<String>,
+}
+
+#[derive(Debug, Args)]
+pub(crate) struct LockAnswers {
+    /// Who answers for it
+    #[arg(long, value_name = "ID")]
+    pub(crate) by: String,
+    /// Why
+    #[arg(long, value_name = "TEXT")]
+    pub(crate) reason: String,
 }
 
 #[derive(Debug, Subcommand)]

@@ -74,7 +74,7 @@ use append::Writer;
 use bucket::Created;
 use log_object::{LAYOUT, LogObject};
 pub use options::{RETAIN_DAYS, S3Options};
-pub use retention::{LockStatus, RetentionStatus};
+pub use retention::{LockStatus, Released, RetentionStatus};
 use shared::Shared;
 
 /// How often a follower looks whether another process appended.
@@ -118,7 +118,8 @@ impl S3Store {
         self.shared.bucket.seen.requests()
     }
 
-    /// How the log's objects are locked; asks for every one.
+    /// How the log's objects are locked. Asks about every one, since S3 can't say it of many: a request per object, several
+    /// at a time, and one per thousand for their names.
     ///
     /// # Errors
     ///
@@ -128,7 +129,8 @@ impl S3Store {
     }
 
     /// Locks every object that is written once at least until `until`, and answers how many that changed. Nothing is ever
-    /// locked for a shorter time than before.
+    /// locked for a shorter time than before. What is written meanwhile or later is locked as long as the log was made to.
+    /// Takes the requests of [`retention`](Self::retention), and one for each object that changes.
     ///
     /// # Errors
     ///
@@ -138,14 +140,36 @@ impl S3Store {
         self.shared.extend_retention(until).await
     }
 
-    /// Puts a legal hold on the batches that have the entries at `indexes`, and on their large parts, or takes it off.
-    /// Answers how many objects that were. Other entries of the same batches are held with them.
+    /// Puts a legal hold on the batches that have the entries at `indexes`, and on their large parts. Answers how many
+    /// objects those are. Other entries of the same batches are held with them.
     ///
     /// # Errors
     ///
-    /// [`ErrorKind::NotFound`](audit_core::ErrorKind::NotFound) for an index that the log doesn't have.
-    pub async fn legal_hold(&self, indexes: &[u64], on: bool) -> Result<u64> {
-        self.shared.legal_hold(indexes, on).await
+    /// [`ErrorKind::NotFound`](audit_core::ErrorKind::NotFound) for an index that the log doesn't have;
+    /// [`ErrorKind::Invalid`](audit_core::ErrorKind::Invalid) if the log has no Object Lock; else what the bucket says.
+    /// What was held by then stays so, and repeating goes on.
+    pub async fn hold(&self, indexes: &[u64]) -> Result<u64> {
+        self.shared.hold(indexes).await
+    }
+
+    /// Takes the legal hold off the batches that have the entries at `indexes`, and off their large parts, but for those
+    /// objects in which the entries at `keep` lie as well.
+    ///
+    /// # Errors
+    ///
+    /// As [`hold`](Self::hold).
+    pub async fn release(&self, indexes: &[u64], keep: &[u64]) -> Result<Released> {
+        self.shared.release(indexes, keep).await
+    }
+
+    /// Those of the entries at `indexes` that are not, or not wholly, under a legal hold. Takes a request or two per batch
+    /// that has one of them, and one per large part.
+    ///
+    /// # Errors
+    ///
+    /// As [`hold`](Self::hold).
+    pub async fn not_held(&self, indexes: &[u64]) -> Result<Vec<u64>> {
+        self.shared.not_held(indexes).await
     }
 }
 

@@ -1,6 +1,8 @@
 //! Object Lock: what the bucket must be like, how long objects are locked, longer retention, legal holds.
 
-use std::collections::BTreeSet;
+use std::collections::{BTreeMap, BTreeSet};
+use std::future::Future;
+use std::sync::Arc;
 
 use audit_core::time::Timestamp;
 use audit_core::{Error, ErrorKind, Result};
@@ -9,6 +11,7 @@ use base64::engine::general_purpose::STANDARD;
 use bytes::Bytes;
 use http::{Method, StatusCode};
 use sha2::{Digest as _, Sha256};
+use tokio::task::JoinSet;
 
 use crate::bucket::whole_seconds;
 use crate::failure;
@@ -16,6 +19,9 @@ use crate::names::{self, Name};
 use crate::shared::Shared;
 use crate::wire::SKEW_MAX_SECONDS;
 use crate::xml::Node;
+
+/// Objects that are asked about at once. S3 has no request that says of many objects how they are locked.
+const AT_ONCE: usize = 16;
 
 /// How an object is locked.
 #[derive(Debug, Clone, Default, PartialEq, Eq)]
@@ -39,14 +45,46 @@ impl LockStatus {
 pub struct RetentionStatus {
     /// Objects that are written once.
     pub objects: u64,
+    /// For how many days what is written now is locked; `None` if the log was made without Object Lock.
+    pub retain_days: Option<u32>,
     /// Of these, not locked.
     pub unlocked: u64,
+    /// Of these, locked until a time that is past: they can be deleted, unless they are held.
+    pub expired: u64,
     /// Of these, under a legal hold.
     pub held: u64,
     /// The earliest time at which one of them can be deleted.
     pub earliest: Option<Timestamp>,
     /// The latest such time.
     pub latest: Option<Timestamp>,
+}
+
+/// What became of taking a legal hold off.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
+#[non_exhaustive]
+pub struct Released {
+    /// Objects that aren't held any more.
+    pub released: u64,
+    /// Objects that stay held, since other entries that are to be kept lie in them too.
+    pub kept: u64,
+}
+
+/// Waits for one answer.
+async fn next<T: 'static>(
+    asked: &mut JoinSet<Result<T>>,
+    answer: &mut impl FnMut(T),
+) -> Result<()> {
+    if let Some(done) = asked.join_next().await {
+        let done = done.map_err(|e| Error::unavailable("the runtime was stopped").because(e))?;
+        answer(done?);
+    }
+    Ok(())
+}
+
+fn legal_hold(status: &str) -> String {
+    format!(
+        "<LegalHold xmlns=\"http://s3.amazonaws.com/doc/2006-03-01/\"><Status>{status}</Status></LegalHold>"
+    )
 }
 
 impl Shared {
@@ -155,106 +193,202 @@ impl Shared {
         })
     }
 
-    /// Every object that is written once.
-    async fn fixed_keys(&self, mut see: impl AsyncFnMut(&str) -> Result<()>) -> Result<()> {
-        see(names::LOG).await?;
+    /// Asks something of every object that is written once, several at a time.
+    async fn each_fixed<T, Asking>(
+        self: &Arc<Self>,
+        ask: impl Fn(Arc<Self>, String) -> Asking,
+        mut answer: impl FnMut(T),
+    ) -> Result<()>
+    where
+        T: Send + 'static,
+        Asking: Future<Output = Result<T>> + Send + 'static,
+    {
+        let mut asked = JoinSet::new();
+        asked.spawn(ask(Arc::clone(self), names::LOG.to_owned()));
         for beginning in [names::BATCHES, names::PAYLOADS, names::CHECKPOINTS] {
             let mut after = String::new();
             loop {
                 let page = self.bucket.list(beginning, &after, 1000).await?;
                 let Some(last) = page.last() else { break };
                 after.clone_from(&last.key);
-                for listed in &page {
+                for listed in page {
                     if Name::parse(&listed.key).is_some_and(|name| name.is_fixed()) {
-                        see(&listed.key).await?;
+                        if asked.len() >= AT_ONCE {
+                            next(&mut asked, &mut answer).await?;
+                        }
+                        asked.spawn(ask(Arc::clone(self), listed.key));
                     }
                 }
             }
         }
+        while !asked.is_empty() {
+            next(&mut asked, &mut answer).await?;
+        }
         Ok(())
     }
 
-    pub(crate) async fn retention_status(&self) -> Result<RetentionStatus> {
-        self.log_or_invalid().await?;
-        let mut all = RetentionStatus::default();
-        self.fixed_keys(async |key| {
-            let one = self.lock_of(key).await?;
-            all.objects += 1;
-            all.held += u64::from(one.legal_hold);
-            match one.locked_until {
-                None => all.unlocked += 1,
-                Some(until) => {
-                    all.earliest = Some(all.earliest.map_or(until, |e| e.min(until)));
-                    all.latest = Some(all.latest.map_or(until, |l| l.max(until)));
+    pub(crate) async fn retention_status(self: &Arc<Self>) -> Result<RetentionStatus> {
+        let log = self.log_or_invalid().await?;
+        let now = self.clock.now();
+        let mut all = RetentionStatus {
+            retain_days: log.retain_days,
+            ..RetentionStatus::default()
+        };
+        self.each_fixed(
+            async |shared, key| shared.lock_of(&key).await,
+            |one: LockStatus| {
+                all.objects += 1;
+                all.held += u64::from(one.legal_hold);
+                match one.locked_until {
+                    None => all.unlocked += 1,
+                    Some(until) => {
+                        all.expired += u64::from(until <= now);
+                        all.earliest = Some(all.earliest.map_or(until, |e| e.min(until)));
+                        all.latest = Some(all.latest.map_or(until, |l| l.max(until)));
+                    }
                 }
-            }
-            Ok(())
-        })
+            },
+        )
         .await?;
         Ok(all)
     }
 
-    /// Locks every object that is written once at least until `until`. What is locked for longer stays so.
-    pub(crate) async fn extend_retention(&self, until: Timestamp) -> Result<u64> {
-        let log = self.log_or_invalid().await?;
-        if log.retain_days.is_none() {
-            return Err(Error::invalid("the log was made without Object Lock"));
+    /// Fails for a log that locks nothing.
+    async fn must_lock(&self) -> Result<()> {
+        match self.log_or_invalid().await?.retain_days {
+            Some(_) => Ok(()),
+            None => Err(Error::invalid("the log was made without Object Lock")),
         }
+    }
+
+    /// Locks every object that is written once at least until `until`. What is locked for longer stays so.
+    pub(crate) async fn extend_retention(self: &Arc<Self>, until: Timestamp) -> Result<u64> {
+        self.must_lock().await?;
+        if until <= self.clock.now() {
+            return Err(Error::invalid(format!(
+                "{until} is past, nothing can be locked until then"
+            )));
+        }
+        // Locks have whole seconds, and never end before what was asked for.
+        let until = until.plus_micros((-until.as_micros()).rem_euclid(1_000_000));
         let mut extended = 0;
-        self.fixed_keys(async |key| {
-            let there = self.lock_of(key).await?;
-            if there.locked_until.is_some_and(|there| there >= until) {
-                return Ok(());
-            }
-            let body = format!(
-                "<Retention xmlns=\"http://s3.amazonaws.com/doc/2006-03-01/\"><Mode>COMPLIANCE</Mode>\
-                 <RetainUntilDate>{}</RetainUntilDate></Retention>",
-                whole_seconds(until)
-            );
-            self.set(key, "retention", body).await?;
-            extended += 1;
-            Ok(())
-        })
+        self.each_fixed(
+            move |shared, key| async move { shared.extend(&key, until).await },
+            |changed: bool| extended += u64::from(changed),
+        )
         .await?;
         Ok(extended)
     }
 
-    /// Puts a legal hold on the batches of some entries and on their large parts, or takes it off.
-    pub(crate) async fn legal_hold(&self, indexes: &[u64], on: bool) -> Result<u64> {
-        let log = self.log_or_invalid().await?;
-        if log.retain_days.is_none() {
-            return Err(Error::invalid("the log was made without Object Lock"));
+    async fn extend(&self, key: &str, until: Timestamp) -> Result<bool> {
+        // Asked first: the server refuses a shorter time in the words in which it refuses everything.
+        let there = self.lock_of(key).await?;
+        if there.locked_until.is_some_and(|there| there >= until) {
+            return Ok(false);
         }
-        let mut numbers = BTreeSet::new();
-        if let Some(tip) = self.tip().await? {
-            for index in indexes {
-                if *index >= tip.end() {
-                    return Err(Error::not_found("the log has no such entry").at(*index));
-                }
-                numbers.insert(self.locate(*index, &tip).await?);
+        let body = format!(
+            "<Retention xmlns=\"http://s3.amazonaws.com/doc/2006-03-01/\"><Mode>COMPLIANCE</Mode>\
+             <RetainUntilDate>{}</RetainUntilDate></Retention>",
+            whole_seconds(until)
+        );
+        self.set(key, "retention", body).await?;
+        Ok(true)
+    }
+
+    /// The batches that have the entries at `indexes`, each with those.
+    async fn batches_of(&self, indexes: &[u64]) -> Result<BTreeMap<u64, Vec<u64>>> {
+        let mut sorted = indexes.to_vec();
+        sorted.sort_unstable();
+        sorted.dedup();
+        let mut out: BTreeMap<u64, Vec<u64>> = BTreeMap::new();
+        let Some(greatest) = sorted.last() else {
+            return Ok(out);
+        };
+        let missing = || Error::not_found("the log has no such entry").at(*greatest);
+        let tip = self.tip().await?.ok_or_else(missing)?;
+        if *greatest >= tip.end() {
+            return Err(missing());
+        }
+        let mut last = (0, 0..0);
+        for index in sorted {
+            if !last.1.contains(&index) {
+                let number = self.locate(index, &tip).await?;
+                let header = self.header(number).await?;
+                last = (number, header.first..header.end());
             }
-        } else if let Some(index) = indexes.first() {
-            return Err(Error::not_found("the log has no such entry").at(*index));
+            out.entry(last.0).or_default().push(index);
         }
-        let mut changed = 0;
-        for number in numbers {
-            let (header, object) = self.object(number, crate::shared::Extent::All).await?;
+        Ok(out)
+    }
+
+    /// The large parts that a batch names: the leaf index and the object of each.
+    async fn large_parts(&self, number: u64) -> Result<Vec<(u64, String)>> {
+        let (header, object) = self.object(number, crate::shared::Extent::All).await?;
+        let parts = header.parts(&names::batch(number), &object)?;
+        let parts = (header.first..).zip(parts);
+        let apart = parts.filter_map(|(index, stored)| match stored {
+            crate::batch::Stored::Apart { digest, .. } => Some((index, names::payload(&digest))),
+            _ => None,
+        });
+        Ok(apart.collect())
+    }
+
+    async fn all_objects_of(&self, indexes: &[u64]) -> Result<BTreeSet<String>> {
+        let mut out = BTreeSet::new();
+        for number in self.batches_of(indexes).await?.into_keys() {
+            out.insert(names::batch(number));
+            out.extend(
+                self.large_parts(number)
+                    .await?
+                    .into_iter()
+                    .map(|(_, key)| key),
+            );
+        }
+        Ok(out)
+    }
+
+    /// Puts a legal hold on the batches of some entries and on their large parts.
+    pub(crate) async fn hold(&self, indexes: &[u64]) -> Result<u64> {
+        self.must_lock().await?;
+        let objects = self.all_objects_of(indexes).await?;
+        for key in &objects {
+            self.set(key, "legal-hold", legal_hold("ON")).await?;
+        }
+        Ok(objects.len() as u64)
+    }
+
+    /// Takes the legal hold off the objects of some entries, but for those in which others lie too.
+    pub(crate) async fn release(&self, indexes: &[u64], keep: &[u64]) -> Result<Released> {
+        self.must_lock().await?;
+        let kept = self.all_objects_of(keep).await?;
+        let mut out = Released::default();
+        for key in self.all_objects_of(indexes).await? {
+            if kept.contains(&key) {
+                out.kept += 1;
+            } else {
+                self.set(&key, "legal-hold", legal_hold("OFF")).await?;
+                out.released += 1;
+            }
+        }
+        Ok(out)
+    }
+
+    /// Those of some entries of which an object isn't under a legal hold.
+    pub(crate) async fn not_held(&self, indexes: &[u64]) -> Result<Vec<u64>> {
+        let mut out = Vec::new();
+        for (number, indexes) in self.batches_of(indexes).await? {
             let name = names::batch(number);
-            let apart = header.parts(&name, &object)?.into_iter();
-            let apart = apart.filter_map(|stored| match stored {
-                crate::batch::Stored::Apart { digest, .. } => Some(names::payload(&digest)),
-                _ => None,
-            });
-            for key in std::iter::once(name.clone()).chain(apart.collect::<Vec<_>>()) {
-                let status = if on { "ON" } else { "OFF" };
-                let body = format!(
-                    "<LegalHold xmlns=\"http://s3.amazonaws.com/doc/2006-03-01/\"><Status>{status}</Status></LegalHold>"
-                );
-                self.set(&key, "legal-hold", body).await?;
-                changed += 1;
+            if !self.lock_of(&name).await?.legal_hold {
+                out.extend(indexes);
+                continue;
+            }
+            for (index, key) in self.large_parts(number).await? {
+                if indexes.contains(&index) && !self.lock_of(&key).await?.legal_hold {
+                    out.push(index);
+                }
             }
         }
-        Ok(changed)
+        Ok(out)
     }
 
     async fn set(&self, key: &str, what: &str, body: String) -> Result<()> {

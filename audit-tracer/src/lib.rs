@@ -7,6 +7,7 @@
 //!   acknowledged when it would survive a power cut; [`request`](AuditSession::request) for calls of a model that the
 //!   service makes itself.
 //! - [`verify_integrity`](AuditTracer::verify_integrity): the offline verifier over the store, with what this service knows.
+//! - [`Locks`]: retention and legal holds of a log in a bucket, each act recorded in the log.
 //! - [`StoreUrl`]: the one place where a backend is chosen by name. Backends are features: `sqlite`, `postgres`,
 //!   `s3`.
 //!
@@ -66,6 +67,8 @@ mod closing;
 mod create;
 mod draft;
 mod evidence;
+mod holds;
+mod locks;
 mod mode;
 mod session;
 mod store;
@@ -83,6 +86,8 @@ pub use call::{CallRequest, CallResponse, LlmCall};
 pub use create::{Auditor, CreatedLog, NewLog, NewStore};
 pub use draft::Draft;
 pub use evidence::StoreEvidence;
+pub use holds::{Extended, Hold, HoldSet, HoldsReleased, holds};
+pub use locks::{LockStatus, Locks, Released};
 pub use mode::{ComplianceMode, Retention};
 pub use session::{AuditSession, SessionOptions};
 pub use store::{MigrationStatus, StoreUrl};

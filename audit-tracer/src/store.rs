@@ -8,6 +8,8 @@ use std::sync::Arc;
 use audit_core::store::{ReadStore, Store};
 use audit_core::{Error, Result};
 
+use crate::locks::Locks;
+
 /// The store that a URL names: the one place where a backend is chosen by name.
 ///
 /// - `sqlite:PATH`, with the feature `sqlite`
@@ -345,6 +347,27 @@ impl StoreUrl {
             }
             #[cfg(feature = "s3")]
             Engine::S3(_) => Ok(None),
+        }
+    }
+
+    /// The locks on what the store holds.
+    ///
+    /// # Errors
+    ///
+    /// [`ErrorKind::Invalid`](crate::ErrorKind::Invalid) for an engine that has none, for a log that was made without, and
+    /// if there is no log.
+    #[cfg_attr(
+        not(feature = "s3"),
+        expect(clippy::unused_async, reason = "only some engines are waited for")
+    )]
+    pub async fn locks(&self) -> Result<Locks> {
+        match self.engine {
+            #[cfg(feature = "sqlite")]
+            Engine::Sqlite(_) => Err(no_locks("SQLite")),
+            #[cfg(feature = "postgres")]
+            Engine::Postgres(_) => Err(no_locks("PostgreSQL")),
+            #[cfg(feature = "s3")]
+            Engine::S3(ref options) => Locks::open(options, self.to_string()).await,
         }
     }
 

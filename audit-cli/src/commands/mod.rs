@@ -8,12 +8,14 @@ mod copy;
 mod doctor;
 mod emit;
 mod export;
+mod hold;
 mod init;
 mod log;
 mod migrate;
 mod mirror;
 mod prove;
 mod restore;
+mod retention;
 mod serve;
 mod show;
 mod verify;
@@ -65,6 +67,8 @@ pub(crate) fn run(cli: Cli) -> Result<u8> {
         Command::Restore(args) => block_on(restore::run(&context()?, &args)),
         Command::Checkpoint => block_on(checkpoint::run(&context()?)),
         Command::Migrate { command } => block_on(migrate::run(&context()?, &command)),
+        Command::Retention { command } => block_on(retention::run(&context()?, &command)),
+        Command::Hold { command } => block_on(hold::run(&context()?, &command)),
         Command::Doctor => block_on(doctor::run(&context()?)),
         Command::Demo(args) => block_on(crate::demo::run(&args)),
         Command::Config { command } => config::run(&settings()?, &command),

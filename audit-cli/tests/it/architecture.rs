@@ -254,6 +254,9 @@ fn the_registry_says_which_kinds_the_log_the_gateway_and_the_facade_write() {
         [
             "llm.request",
             "llm.response",
+            "log.legal_hold_released",
+            "log.legal_hold_set",
+            "log.retention_applied",
             "session.closed",
             "session.opened"
         ]

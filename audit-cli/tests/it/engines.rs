@@ -3,7 +3,7 @@
 use std::fmt::Write as _;
 use std::io::{Read as _, Write as _};
 use std::net::TcpStream;
-use std::process::Command;
+use std::process::{Command, Stdio};
 
 use audit_core::time::{IdSource as _, System};
 use object_store::aws::{AwsAuthorizer, AwsCredential};
@@ -96,6 +96,14 @@ impl Place {
 
     pub(crate) fn run(&self, host: &Host, args: &[&str]) -> Run {
         self.start(host, args).end()
+    }
+
+    pub(crate) fn start_with_input(&self, host: &Host, args: &[&str]) -> Running {
+        let mut command: Command = host.command(args);
+        command
+            .envs(self.environment.iter().map(|(name, value)| (name, value)))
+            .stdin(Stdio::piped());
+        host.start(command)
     }
 
     pub(crate) fn start(&self, host: &Host, args: &[&str]) -> Running {

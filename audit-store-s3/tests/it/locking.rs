@@ -120,11 +120,23 @@ async fn retention_grows_and_never_shrinks_and_holds_come_and_go() {
     );
     let status = store.retention().await.unwrap();
     assert_eq!((status.earliest, status.latest), (Some(later), Some(later)));
-    assert_eq!(store.legal_hold(&[2, 3], true).await.unwrap(), 1);
+    let before = store.requests();
+    store.retention().await.unwrap();
+    // The log and three batches, and the names of batches, payloads and checkpoints.
+    assert!(store.requests() - before <= 4 + 2 * 3);
+    assert_eq!(store.not_held(&[5, 0]).await.unwrap(), [0, 5]);
+    assert_eq!(store.hold(&[2, 3]).await.unwrap(), 1);
     assert_eq!(store.retention().await.unwrap().held, 1);
-    assert_eq!(store.legal_hold(&[0, 2], false).await.unwrap(), 2);
+    assert_eq!(store.not_held(&[0, 2, 3, 4]).await.unwrap(), [0, 4]);
+    // An object in which something else is to be kept stays held.
+    let released = store.release(&[0, 2], &[3]).await.unwrap();
+    assert_eq!((released.released, released.kept), (1, 1));
+    assert_eq!(store.not_held(&[2]).await.unwrap(), [] as [u64; 0]);
+    let released = store.release(&[2], &[0]).await.unwrap();
+    assert_eq!((released.released, released.kept), (1, 0));
     assert_eq!(store.retention().await.unwrap().held, 0);
-    let error = store.legal_hold(&[6], true).await.unwrap_err();
+    let error = store.hold(&[0, 6]).await.unwrap_err();
+    assert_eq!(store.retention().await.unwrap().held, 0);
     assert_eq!(error.index(), Some(6));
     store.integrity().await.unwrap();
 }
