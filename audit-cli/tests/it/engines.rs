@@ -98,6 +98,12 @@ impl Place {
         self.start(host, args).end()
     }
 
+    /// With what the environment has to say for another place too.
+    pub(crate) fn beside(mut self, other: Self) -> Self {
+        self.environment.extend(other.environment);
+        self
+    }
+
     pub(crate) fn start_with_input(&self, host: &Host, args: &[&str]) -> Running {
         let mut command: Command = host.command(args);
         command

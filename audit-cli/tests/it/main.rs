@@ -23,4 +23,5 @@ mod read;
 mod serve;
 mod support;
 mod tamper;
+mod tiering;
 mod verify;
