@@ -3,11 +3,14 @@
 use std::collections::{HashSet, VecDeque};
 use std::sync::Arc;
 use std::sync::atomic::Ordering;
+use std::time::Duration;
 
 use audit_core::store::{Batch, Build, Head};
 use audit_core::{Error, ErrorKind, Result};
+use audit_tlog::hash::leaf_hash;
 use bytes::Bytes;
 use sha2::{Digest as _, Sha256};
+use tokio::time::Instant;
 use uuid::Uuid;
 
 use crate::batch::{self, Frame, Header};
@@ -22,13 +25,37 @@ const WINDOW: usize = 64;
 /// Lost races after which an append gives up.
 const RACES_MAX: u32 = 100;
 
+/// Lost races after which the end is looked for.
+const PROBE_AFTER: u32 = 4;
+/// Every so many batches a writer that never pauses looks whether somebody else tries.
+const LOOK_EVERY: u64 = 4;
+/// For how long a writer that met others reckons with them.
+const COMPANY: Duration = Duration::from_secs(2);
+/// The longest pause for the sake of others; a batch that took longer wasn't slow because of them.
+const GIVE_WAY_MAX: Duration = Duration::from_millis(500);
+
 /// What the writer of this process knows; one append at a time.
 #[derive(Debug, Default)]
 pub(crate) struct Writer {
     end: Option<End>,
     window: Window,
+    /// Batches of others behind the window whose side packs weren't read yet, and the greatest event id before each.
+    late: Vec<(Arc<Header>, [u8; 16])>,
+    /// When a race was lost last.
+    met: Option<Instant>,
+    /// The batch that was written last.
+    won: Option<Won>,
     /// The number of a batch that may or may not stand there.
     pending: Option<u64>,
+}
+
+/// A batch that was written.
+#[derive(Debug, Clone, Copy)]
+struct Won {
+    number: u64,
+    at: Instant,
+    /// How long the attempt that won took.
+    took: Duration,
 }
 
 /// Where the next batch goes.
@@ -92,15 +119,20 @@ impl Shared {
     pub(crate) async fn append(&self, writer: &mut Writer, mut build: Build) -> Result<Head> {
         let log = self.log_or_invalid().await?;
         self.settle(writer, &log).await?;
-        for _ in 0..RACES_MAX {
+        self.give_way(writer).await;
+        let mut lost = 0;
+        while lost < RACES_MAX {
             let end = match &writer.end {
                 Some(end) => end.clone(),
                 None => self.find_end(writer, &log).await?,
             };
+            let began = Instant::now();
             let batch = build(&end.head)?;
             batch::check(&batch, &end.head)?;
             let after = batch.head_after(&end.head)?;
-            self.refuse_known(writer, &end, &batch).await?;
+            if writer.late.is_empty() {
+                self.refuse_known(writer, &end, &batch).await?;
+            }
 
             let mut nonce = [0; 16];
             self.ids.fill(&mut nonce);
@@ -122,12 +154,17 @@ impl Shared {
             // Only if absent although nobody else has this name: a second version, after an answer that was lost, would
             // look like one from before an erasure.
             let packed = Bytes::from(side.encode()?);
-            let created = self
-                .bucket
-                .create(&names::side(end.next, &nonce), packed, None)
-                .await;
+            let name = names::side(end.next, &nonce);
+            let created = self.bucket.create(&name, packed, None);
+            // Who is in a race has no time to read first and write then. A side pack that no batch names is an orphan.
+            let (created, late) = tokio::join!(created, self.late_ids(&writer.late));
             if let Created::Theirs(_) = created.map_err(not_written)? {
                 return Err(Error::unavailable("the name of a side pack was taken"));
+            }
+            if !writer.late.is_empty() {
+                late?.into_iter().for_each(|ids| writer.window.push(ids));
+                writer.late.clear();
+                self.refuse_known(writer, &end, &batch).await?;
             }
             for (digest, bytes) in encoded.apart {
                 self.create_payload(&digest, bytes, lock).await?;
@@ -143,11 +180,21 @@ impl Shared {
                 Ok(Created::Ours) => {
                     self.pending(writer, None);
                     self.wrote(writer, &end, &side, &encoded.object, event_max)?;
+                    writer.won = Some(Won {
+                        number: end.next,
+                        at: Instant::now(),
+                        took: began.elapsed(),
+                    });
                     return Ok(after);
                 }
-                Ok(Created::Theirs(_)) => {
+                Ok(Created::Theirs(object)) => {
                     self.pending(writer, None);
-                    writer.end = None;
+                    lost += 1;
+                    self.lost(writer, &end, &object)?;
+                    if lost.is_multiple_of(PROBE_AFTER) {
+                        // Far behind, or up against somebody faster: where the end is shows sooner by looking.
+                        writer.end = None;
+                    }
                 }
                 Err(e) if e.kind() == ErrorKind::Unknown => return Err(e),
                 Err(e) => {
@@ -160,6 +207,88 @@ impl Shared {
         Err(Error::unavailable(format!(
             "{RACES_MAX} times another process took the place of this batch"
         )))
+    }
+
+    /// Leaves others the time for a batch of theirs, where there are any: who wins knows the end at once, who loses has to
+    /// read it first, and would lose again and again to somebody who never pauses.
+    async fn give_way(&self, writer: &mut Writer) {
+        let Some(won) = writer.won else { return };
+        if won.at.elapsed() > won.took * 3 {
+            // There was a pause.
+            return;
+        }
+        // Who never loses doesn't meet anybody. Where batches wait for company that is pause enough; else, now and then,
+        // it looks for side packs that were made for the number that it took.
+        let met = writer.met.is_some_and(|met| met.elapsed() <= COMPANY);
+        if !met && self.linger.is_none() && won.number.is_multiple_of(LOOK_EVERY) {
+            let beginning = names::sides(won.number);
+            match self.bucket.list(&beginning, "", 2).await {
+                Ok(there) if there.len() > 1 => writer.met = Some(Instant::now()),
+                // What is wrong with the bucket is told by the append.
+                _ => return,
+            }
+        } else if !met {
+            return;
+        }
+        let mut random = [0; 2];
+        self.ids.fill(&mut random);
+        // Twice what a batch takes on average: what reading another's batch and writing an own one takes.
+        let share = f64::from(u16::from_be_bytes(random)) / f64::from(u16::MAX);
+        let pause = won.took.mul_f64(1.0 + 2.0 * share).min(GIVE_WAY_MAX);
+        tokio::time::sleep_until(won.at + pause).await;
+    }
+
+    /// Goes on behind the batch that has the number: its rows are applied to the head that is known.
+    ///
+    /// # Errors
+    ///
+    /// `Corrupt` if it doesn't continue the log.
+    fn lost(&self, writer: &mut Writer, end: &End, object: &Bytes) -> Result<()> {
+        // If it is wrong, the end stays what it was: the next append comes up against it again.
+        writer.met = Some(Instant::now());
+        let name = names::batch(end.next);
+        let header = Arc::new(Header::decode(&name, end.next, object)?);
+        let wrong = |what: &str| Err(Error::corrupt(format!("{name} {what}")).at(end.head.size));
+        if header.total() != object.len() as u64 {
+            return wrong("has another length than its header says");
+        }
+        if header.previous != end.previous {
+            return wrong("doesn't follow the batch before it");
+        }
+        if header.first != end.head.size || header.event_max < end.event_max {
+            return wrong("doesn't continue the log");
+        }
+        header.tiles(&name, object)?;
+        header.parts(&name, object)?;
+        let mut edge = end.head.edge.clone();
+        for entry in header.entries(&name, object)? {
+            edge.push(leaf_hash(&entry));
+        }
+        if edge.root() != header.edge.root() {
+            return wrong("has an edge that isn't the one of its entries");
+        }
+        self.saw(&header);
+        self.keep_object(end.next, object);
+        writer.end = Some(End {
+            next: end.next + 1,
+            head: header.head(),
+            previous: Sha256::digest(object).into(),
+            event_max: header.event_max,
+        });
+        self.grown.send_replace(header.end());
+        if !header.skipped {
+            writer.late.push((header, end.event_max));
+        }
+        Ok(())
+    }
+
+    /// The ids of batches of others.
+    async fn late_ids(&self, late: &[(Arc<Header>, [u8; 16])]) -> Result<Vec<Ids>> {
+        let mut out = Vec::with_capacity(late.len());
+        for (header, before) in late {
+            out.push(Ids::of(&*self.side(header).await?, *before));
+        }
+        Ok(out)
     }
 
     fn pending(&self, writer: &mut Writer, pending: Option<u64>) {
@@ -233,6 +362,7 @@ impl Shared {
                 }
             }
         };
+        writer.late.clear();
         // The ids in memory are those of the last batches, or none.
         let known = writer.window.batches.back().map(|ids| ids.number);
         match known {

@@ -32,8 +32,13 @@ pub(crate) fn payload(digest: &[u8; 32]) -> String {
     format!("{PAYLOADS}{}", hex::encode(digest))
 }
 
+/// What the side packs of all who tried for a number begin with.
+pub(crate) fn sides(number: u64) -> String {
+    format!("{SIDES}{number:016}-")
+}
+
 pub(crate) fn side(number: u64, nonce: &[u8; 16]) -> String {
-    format!("{SIDES}{number:016}-{}", hex::encode(nonce))
+    format!("{}{}", sides(number), hex::encode(nonce))
 }
 
 pub(crate) fn run(level: u8, from: u64, until: u64) -> String {

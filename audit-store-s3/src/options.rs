@@ -40,9 +40,9 @@ pub struct S3Options {
     pub without_object_lock: bool,
     /// For how many days a log made now locks what it writes.
     pub retain_days: u32,
-    /// How long a batch waits for company, because each one takes at least two requests; `None`: not at all. Where several
-    /// processes write to one log it is needed: who loses a race reads what won, and comes too late again if the winner
-    /// writes without a pause. It gives up after a hundred times, and nothing is written.
+    /// How long a batch waits for company, because each one takes at least two requests; `None`: not at all. Several
+    /// processes that write to one log without a pause give way to each other, which takes a request more for every fourth
+    /// batch.
     pub linger: Option<Duration>,
     /// After how long the publisher's lease of a process that died can be taken by another.
     pub lease: Duration,

@@ -15,6 +15,7 @@ mod locking;
 mod outcomes;
 mod plaintext;
 mod proxy;
+mod racing;
 mod requests;
 mod runs;
 mod static_files;
