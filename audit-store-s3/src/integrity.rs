@@ -13,7 +13,7 @@ use crate::names::{self, Name};
 use crate::publish::changed;
 use crate::read::size_of;
 use crate::run::RUN_BATCHES;
-use crate::shared::{Extent, Shared};
+use crate::shared::{Extent, Shared, missing};
 
 /// Refuses keys that no log writes, and second versions and markers of what is written once.
 pub(crate) fn single_versions(
@@ -53,11 +53,27 @@ pub(crate) fn single_versions(
     Ok(())
 }
 
+/// Refuses names of batches that don't follow each other from a number on.
+pub(crate) fn no_hole<'a>(first: u64, keys: impl Iterator<Item = &'a str>) -> Result<()> {
+    let mut next = first;
+    for key in keys {
+        if let Some(Name::Batch(number)) = Name::parse(key) {
+            if number > next {
+                return Err(missing(next));
+            }
+            next = number + 1;
+        }
+    }
+    Ok(())
+}
+
 impl Shared {
     /// See [`audit_core::store::ReadStore::integrity`].
     pub(crate) async fn integrity(&self) -> Result<()> {
         let log = self.log_or_invalid().await?;
         let locked = log.retain_days.is_some();
+        // What this process has in memory is not what the bucket has.
+        self.forget();
         // Versions first: a batch that was replaced must not be read as if it were the log's.
         let mut last = None;
         let mut from = None;
@@ -79,9 +95,14 @@ impl Shared {
 
     /// Every batch from the first on: its number, its digest in the next one, what it says of itself, its side pack.
     async fn check_batches(&self, first: [u8; 32], is_locked: bool) -> Result<()> {
-        let Some(tip) = self.tip().await? else {
-            return Ok(());
+        let tip = self.tip().await?;
+        let (next, after) = match &tip {
+            Some(tip) => (tip.number + 1, names::batch(tip.number)),
+            None => (0, String::new()),
         };
+        let behind = self.bucket.list(names::BATCHES, &after, 1).await?;
+        no_hole(next, behind.iter().map(|listed| &*listed.key))?;
+        let Some(tip) = tip else { return Ok(()) };
         self.read_changes().await?;
         let mut previous = first;
         let mut event_max = [0; 16];

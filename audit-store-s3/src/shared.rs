@@ -131,17 +131,19 @@ impl Shared {
         })
     }
 
-    /// What opening asks of versions: `log` has one, and so have the last batches.
+    /// What opening asks of versions: `log` has one, and so have the last batches, of which none is missing.
     async fn look_at_versions(&self) -> Result<()> {
         let (versions, _) = self.bucket.versions(names::LOG, None).await?;
         crate::integrity::single_versions(&self.bucket, &versions, &mut None)?;
-        let Some(tip) = self.tip().await? else {
-            return Ok(());
-        };
-        let from = names::batch(tip.number.saturating_sub(500));
-        let from = self.bucket.versions_after(&from);
-        let (versions, _) = self.bucket.versions(names::BATCHES, Some(&from)).await?;
-        crate::integrity::single_versions(&self.bucket, &versions, &mut None)
+        let tip = self.tip().await?;
+        let known = tip.and_then(|tip| tip.number.checked_sub(500));
+        let from = known.map(|known| self.bucket.versions_after(&names::batch(known)));
+        let (versions, _) = self.bucket.versions(names::BATCHES, from.as_ref()).await?;
+        crate::integrity::single_versions(&self.bucket, &versions, &mut None)?;
+        // The end was found by asking for numbers. Where one is missing that isn't the end, it is the end of what was
+        // asked for, and a batch would be written into the hole.
+        let keys = versions.iter().map(|version| &*version.key);
+        crate::integrity::no_hole(known.map_or(0, |known| known + 1), keys)
     }
 
     /// The header of the last batch, read anew from the bucket as far as it can have changed.
@@ -341,6 +343,17 @@ impl Shared {
         }
     }
 
+    /// Drops what was read before, but for where the log ended: what is asked next is asked of the bucket.
+    pub(crate) fn forget(&self) {
+        let mut cache = locked(&self.cache);
+        *cache = Cache {
+            sides_of: cache.sides_of,
+            ..Cache::default()
+        };
+        drop(cache);
+        locked(&self.tiles).clear();
+    }
+
     /// How often side packs were written anew; what was read before it changed last may be old.
     pub(crate) async fn read_changes(&self) -> Result<u64> {
         let object = self.bucket.get(names::CHANGES).await?;
@@ -448,7 +461,7 @@ pub(crate) fn changes_of(bytes: &Bytes) -> Result<u64> {
     Ok(u64::from_be_bytes(bytes))
 }
 
-fn missing(number: u64) -> Error {
+pub(crate) fn missing(number: u64) -> Error {
     Error::new(
         ErrorKind::Corrupt,
         format!("batch {number} is missing, and a later one is there"),

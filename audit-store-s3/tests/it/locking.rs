@@ -1,7 +1,11 @@
 //! Retention and legal holds, on the server's side.
 
-use audit_core::store::{ReadStore as _, Store as _};
+use std::time::Duration;
+
+use audit_core::ErrorKind;
+use audit_core::store::{Head, ReadStore as _, Store as _};
 use audit_core::time::{Clock, System, Timestamp};
+use audit_store_s3::S3Store;
 use audit_testkit::sample::Sample;
 use http::{Method, StatusCode};
 
@@ -139,4 +143,115 @@ async fn retention_grows_and_never_shrinks_and_holds_come_and_go() {
     assert_eq!(store.retention().await.unwrap().held, 0);
     assert_eq!(error.index(), Some(6));
     store.integrity().await.unwrap();
+}
+
+impl Place {
+    /// Past the log: it locks for days, and here it is for seconds.
+    async fn set(&self, key: &str, what: &str, body: String) {
+        let target = format!("/{}/{}/{key}?{what}=", self.bucket, self.prefix());
+        let reply = self.server.send(Method::PUT, &target, &[], body).await;
+        assert_eq!(reply.status(), StatusCode::OK, "{what} of {key}");
+    }
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_lock_that_ran_out_is_told_and_a_hold_outlives_it() {
+    let Some(place) = place().await else { return };
+    let mut options = place.options();
+    options.without_object_lock = true;
+    let store = S3Store::new(&options).unwrap();
+    store.create("example.com/locking").await.unwrap();
+    for seed in 1..4 {
+        store
+            .append(Box::new(move |head| Sample::new(2, seed).batch(head)))
+            .await
+            .unwrap();
+    }
+    let [log, first, second, third] = [
+        "log",
+        "batch/0000000000000000",
+        "batch/0000000000000001",
+        "batch/0000000000000002",
+    ];
+    let seconds = System.now().as_micros() / 1_000_000 + 8;
+    let until = Timestamp::from_micros(seconds * 1_000_000).unwrap();
+    let text = until.to_string();
+    let date = text.split('.').next().unwrap().trim_end_matches('Z');
+    for key in [log, first, second, third] {
+        let body = format!(
+            "<Retention><Mode>COMPLIANCE</Mode><RetainUntilDate>{date}Z</RetainUntilDate></Retention>"
+        );
+        place.set(key, "retention", body).await;
+    }
+    let hold = "<LegalHold><Status>ON</Status></LegalHold>".to_owned();
+    place.set(second, "legal-hold", hold).await;
+    let status = store.retention().await.unwrap();
+    assert_eq!((status.objects, status.unlocked, status.held), (4, 0, 1));
+    assert_eq!((status.earliest, status.latest), (Some(until), Some(until)));
+    let deleted = place.delete_version(first).await;
+    if deleted == StatusCode::NO_CONTENT {
+        assert!(System.now() >= until, "a locked object was deleted");
+        return;
+    }
+    assert_eq!(deleted, StatusCode::FORBIDDEN);
+    // It runs out by the server's clock, whenever that is.
+    while store.retention().await.unwrap().expired < 4
+        || place.delete_version(third).await != StatusCode::NO_CONTENT
+    {
+        tokio::time::sleep(Duration::from_millis(250)).await;
+        assert!(
+            System.now() < until.plus_micros(60_000_000),
+            "a lock never runs out"
+        );
+    }
+    // What is held stays.
+    assert_eq!(place.delete_version(second).await, StatusCode::FORBIDDEN);
+    assert_eq!(place.delete_version(first).await, StatusCode::NO_CONTENT);
+    // And what went is missed, by whoever opens it too: the log isn't empty, and nothing is written into the hole.
+    for seed in [7, 8] {
+        let fresh = S3Store::new(&options).unwrap();
+        let error = fresh.integrity().await.unwrap_err();
+        assert!(error.to_string().contains("batch 0 is missing"), "{error}");
+        let build = Box::new(move |head: &Head| Sample::new(1, seed).batch(head));
+        let error = fresh.append(build).await.unwrap_err();
+        assert_eq!(error.kind(), ErrorKind::Corrupt, "{error}");
+    }
+    // The handle that was open all the time says so when it is asked.
+    store.integrity().await.unwrap_err();
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_publisher_that_stops_renewing_loses_its_lease_to_the_next_one() {
+    let Some(place) = place().await else { return };
+    let mut options = place.options();
+    options.lease = Duration::from_millis(300);
+    let first = S3Store::new(&options).unwrap();
+    let second = S3Store::new(&options).unwrap();
+    first.create("example.com/leasing").await.unwrap();
+    let lease = first.publisher_lease().await.unwrap().unwrap();
+    // Renewed it lasts for as long as its holder likes.
+    for _ in 0..6 {
+        tokio::time::sleep(Duration::from_millis(110)).await;
+        assert!(lease.held().await.unwrap());
+        assert!(
+            second.publisher_lease().await.unwrap().is_none(),
+            "there are two publishers"
+        );
+    }
+    // A process that is stopped, not dead: it gives nothing back.
+    let mut next = None;
+    for _ in 0..600 {
+        next = second.publisher_lease().await.unwrap();
+        if next.is_some() {
+            break;
+        }
+        tokio::time::sleep(Duration::from_millis(50)).await;
+    }
+    let next = next.expect("a lease that nobody renews never runs out");
+    assert!(next.held().await.unwrap());
+    // It wakes up, and knows.
+    assert!(!lease.held().await.unwrap());
+    assert!(first.publisher_lease().await.unwrap().is_none());
+    next.release().await;
+    assert!(first.publisher_lease().await.unwrap().is_some());
 }
