@@ -43,6 +43,8 @@ pub(crate) struct Writer {
     late: Vec<(Arc<Header>, [u8; 16])>,
     /// When a race was lost last.
     met: Option<Instant>,
+    /// How often it gave way since then, or since it looked.
+    given: u32,
     /// The batch that was written last.
     won: Option<Won>,
     /// The number of a batch that may or may not stand there.
@@ -218,12 +220,18 @@ impl Shared {
             return;
         }
         // Who never loses doesn't meet anybody. Where batches wait for company that is pause enough; else, now and then,
-        // it looks for side packs that were made for the number that it took.
+        // it looks for side packs that others made for the numbers that it took: they come late, so for the last few.
         let met = writer.met.is_some_and(|met| met.elapsed() <= COMPANY);
         if !met && self.linger.is_none() && won.number.is_multiple_of(LOOK_EVERY) {
-            let beginning = names::sides(won.number);
-            match self.bucket.list(&beginning, "", 2).await {
-                Ok(there) if there.len() > 1 => writer.met = Some(Instant::now()),
+            let from = won.number.saturating_sub(LOOK_EVERY - 1);
+            let own = won.number - from + 1;
+            let limit = usize::try_from(own + 1).unwrap_or(usize::MAX);
+            let after = names::sides(from);
+            match self.bucket.list(names::SIDES, &after, limit).await {
+                Ok(there) if there.len() as u64 > own => {
+                    writer.met = Some(Instant::now());
+                    writer.given = 0;
+                }
                 // What is wrong with the bucket is told by the append.
                 _ => return,
             }
@@ -234,7 +242,11 @@ impl Shared {
         self.ids.fill(&mut random);
         // Twice what a batch takes on average: what reading another's batch and writing an own one takes.
         let share = f64::from(u16::from_be_bytes(random)) / f64::from(u16::MAX);
-        let pause = won.took.mul_f64(1.0 + 2.0 * share).min(GIVE_WAY_MAX);
+        // More if that didn't let anybody in.
+        let patience = f64::from(1_u32 << writer.given.min(3));
+        writer.given += 1;
+        let pause = won.took.mul_f64(patience * (1.0 + 2.0 * share));
+        let pause = pause.min(GIVE_WAY_MAX);
         tokio::time::sleep_until(won.at + pause).await;
     }
 
@@ -246,6 +258,7 @@ impl Shared {
     fn lost(&self, writer: &mut Writer, end: &End, object: &Bytes) -> Result<()> {
         // If it is wrong, the end stays what it was: the next append comes up against it again.
         writer.met = Some(Instant::now());
+        writer.given = 0;
         let name = names::batch(end.next);
         let header = Arc::new(Header::decode(&name, end.next, object)?);
         let wrong = |what: &str| Err(Error::corrupt(format!("{name} {what}")).at(end.head.size));

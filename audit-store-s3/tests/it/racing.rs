@@ -5,16 +5,23 @@ use std::sync::atomic::{AtomicBool, Ordering};
 
 use audit_core::ErrorKind;
 use audit_core::store::{Parts, ReadStore as _, Store as _};
+use audit_core::time::{Clock as _, IdSource as _, System};
 use audit_store_s3::{S3Options, S3Store};
 use audit_testkit::sample::Sample;
 use http::{Method, StatusCode};
 
 use crate::support::{Place, place};
 
+/// One event, with an id as a log gives it: greater than those before, so that nothing has to be searched for it.
 async fn append(store: &S3Store, seed: u64) -> audit_core::Result<u64> {
     let sample = Sample::new(1, seed);
+    let event = System.uuid_v7(System.now());
     let head = store
-        .append(Box::new(move |head| sample.batch(head)))
+        .append(Box::new(move |head| {
+            let mut batch = sample.batch(head)?;
+            batch.rows[0].columns.event = event;
+            Ok(batch)
+        }))
         .await?;
     Ok(head.size)
 }
