@@ -15,7 +15,7 @@ use crate::url::PostgresUrl;
 /// What the server must be at least: the first with `client_connection_check_interval`.
 const SERVER_MIN: i64 = 14_00_00;
 /// How long making a connection may take.
-const CONNECT: Duration = Duration::from_secs(10);
+pub(crate) const CONNECT: Duration = Duration::from_secs(10);
 /// How long an operation may take, seen from here: longer than the server allows any statement, so that what ends by
 /// itself there isn't cut off here.
 pub(crate) const CALL: Duration = Duration::from_secs(150);
@@ -75,7 +75,11 @@ pub(crate) async fn connect(url: &PostgresUrl, what: Use) -> Result<PgConnection
     }
 }
 
-async fn set_up(connection: &mut PgConnection, url: &PostgresUrl, what: Use) -> Found<()> {
+pub(crate) async fn set_up(
+    connection: &mut PgConnection,
+    url: &PostgresUrl,
+    what: Use,
+) -> Found<()> {
     // What writes has one good plan each. Left alone, the server plans a small batch anew each time, because it takes its
     // guess of a hundred rows for dearer.
     let (read_only, plans) = match what {

@@ -34,6 +34,7 @@
 
 mod connection;
 mod failure;
+mod growth;
 mod integrity;
 mod layout;
 mod lease;
@@ -58,19 +59,24 @@ use audit_tlog::Hash;
 use audit_tlog::tile::TileId;
 use sqlx::postgres::PgConnection;
 use tokio::sync::{Mutex, OwnedMutexGuard, watch};
+use tokio::time::{Instant, sleep_until};
 use uuid::Uuid;
 
 use connection::{CALL, Idle, Readers, Use, connect};
 use failure::{Failure, Found};
+use growth::{Listener, Teller};
 pub use layout::{Migration, Migrations, Status};
 use lease::PublisherLease;
 pub use url::PostgresUrl;
 use write::Writer;
 
-/// How often a follower looks whether another process appended.
-const FOLLOW: Duration = Duration::from_millis(100);
-/// After how many looks it is told to look for itself.
-const FOLLOWS_MAX: u32 = 10;
+/// After how long a follower is told to look for itself.
+const FOLLOW: Duration = Duration::from_secs(1);
+/// How often it is looked for them, while nobody would tell.
+const LOOK: Duration = Duration::from_millis(100);
+/// How many notifications without growth behind them are heeded meanwhile. From then on looking is as dear as without
+/// any, so a stranger who sends many of them gains nothing.
+const HINTS_MAX: u32 = 16;
 
 /// What a store may do.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -123,8 +129,25 @@ pub struct PostgresStore {
     writer: Option<Arc<Mutex<Writer>>>,
     /// The connection on which the publisher's lease was asked for in vain.
     spare: Mutex<Option<Idle>>,
-    /// The size after the last append through this store, for those who wait for growth.
-    grown: watch::Sender<u64>,
+    growth: Arc<Growth>,
+    listener: Listener,
+}
+
+/// Those who wait for growth, after an append through this store.
+struct Growth {
+    /// Here: the size.
+    here: watch::Sender<u64>,
+    /// In other processes.
+    elsewhere: Option<Teller>,
+}
+
+impl Growth {
+    fn grew(&self, size: u64) {
+        self.here.send_replace(size);
+        if let Some(teller) = &self.elsewhere {
+            teller.grew();
+        }
+    }
 }
 
 impl fmt::Debug for PostgresStore {
@@ -195,13 +218,17 @@ impl PostgresStore {
                 None
             }
         };
-        let (grown, _) = watch::channel(0);
+        let growth = Growth {
+            here: watch::Sender::default(),
+            elsewhere: writer.is_some().then(|| Teller::start(url.clone())),
+        };
         Ok(Self {
             url: url.clone(),
             readers,
             writer,
             spare: Mutex::default(),
-            grown,
+            growth: Arc::new(growth),
+            listener: Listener::new(url.clone()),
         })
     }
 
@@ -344,18 +371,28 @@ impl ReadStore for PostgresStore {
     }
 
     async fn wait_beyond(&self, size: u64) -> Result<()> {
-        let mut grown = self.grown.subscribe();
-        for _ in 0..FOLLOWS_MAX {
-            // Asking is a look at one row. Being told (NOTIFY) would let all logs of a server commit one after the other.
-            if self.read(|c| Box::pin(query::size(c))).await? > size {
-                break;
+        let end = Instant::now() + FOLLOW;
+        let mut here = self.growth.here.subscribe();
+        let mut heard = self.listener.follow();
+        let mut hints = 0;
+        loop {
+            // In this order: whatever is heard from here on is a reason to look again.
+            let listens = heard.borrow_and_update().listens;
+            if self.read(|c| Box::pin(query::size(c))).await? > size || Instant::now() >= end {
+                return Ok(());
             }
+            let heeds = hints < HINTS_MAX;
+            let look = if listens && heeds {
+                end
+            } else {
+                end.min(Instant::now() + LOOK)
+            };
             tokio::select! {
-                changed = grown.changed() => if changed.is_err() { break },
-                () = tokio::time::sleep(FOLLOW) => {}
+                Ok(()) = here.changed() => {}
+                Ok(()) = heard.changed(), if heeds => hints += 1,
+                () = sleep_until(look) => {}
             }
         }
-        Ok(())
     }
 }
 
@@ -369,11 +406,15 @@ impl Store for PostgresStore {
     }
 
     async fn append(&self, build: Build) -> Result<Head> {
-        let head = self
-            .write(move |mut writer| Box::pin(async move { writer.append(build).await }))
-            .await?;
-        self.grown.send_replace(head.size);
-        Ok(head)
+        let growth = Arc::clone(&self.growth);
+        self.write(move |mut writer| {
+            Box::pin(async move {
+                let head = writer.append(build).await?;
+                growth.grew(head.size);
+                Ok(head)
+            })
+        })
+        .await
     }
 
     async fn put_checkpoint(&self, size: u64, note: &[u8]) -> Result<()> {

@@ -12,6 +12,7 @@ mod conformance;
 mod crash;
 mod erasure;
 mod faults;
+mod follow;
 mod hostile;
 mod network;
 mod opening;

@@ -17,14 +17,14 @@ use crate::support::{Place, place_or_skip};
 const LATE: Duration = Duration::from_millis(800);
 
 /// The server's address, and the URL of the last store by way of `address` and without TLS, so that the network can read.
-fn by_way_of(place: &Place, address: SocketAddr) -> PostgresUrl {
+pub(crate) fn by_way_of(place: &Place, address: SocketAddr) -> PostgresUrl {
     let (user, rest) = place.server().split_once('@').unwrap();
     let database = rest.split_once('/').unwrap().1;
     let database = database.split('?').next().unwrap();
     place.url_as(&format!("{user}@{address}/{database}?sslmode=disable"))
 }
 
-fn address(place: &Place) -> SocketAddr {
+pub(crate) fn address(place: &Place) -> SocketAddr {
     let (_, rest) = place.server().split_once('@').unwrap();
     let host = rest.split('/').next().unwrap();
     host.to_socket_addrs().unwrap().next().unwrap()
