@@ -1,5 +1,6 @@
 //! A PostgreSQL server of a test's own: for what can't be done to one that others use.
 
+use std::fmt::Display;
 use std::io::{Read as _, Write as _};
 use std::net::{Ipv4Addr, SocketAddr, TcpListener, TcpStream};
 use std::os::unix::fs::{MetadataExt as _, PermissionsExt as _};
@@ -7,6 +8,8 @@ use std::path::{Path, PathBuf};
 use std::process::{Child, Command, Stdio};
 use std::time::Duration;
 use std::{fs, io};
+
+use tempfile::TempDir;
 
 use crate::crash::pause;
 use crate::full_disk::FullDisk;
@@ -26,6 +29,8 @@ pub struct PostgresServer {
     user: Option<String>,
     settings: Vec<String>,
     running: Option<Child>,
+    /// A folder that goes with it.
+    dir: Option<TempDir>,
 }
 
 /// The folder of the server's programs: `AUDIT_TEST_POSTGRES_BIN`, or Debian's newest.
@@ -45,6 +50,21 @@ pub fn programs() -> Option<PathBuf> {
         .collect();
     found.sort();
     found.pop().map(|(_, dir)| dir)
+}
+
+/// As [`programs`]; where there are none it says that the test is skipped, or fails if `AUDIT_TEST_SERVICES` promises them.
+#[must_use]
+#[expect(clippy::print_stdout, reason = "a skipped test says so")]
+pub fn programs_or_skip() -> Option<PathBuf> {
+    let found = programs();
+    if found.is_none() {
+        assert!(
+            std::env::var_os("AUDIT_TEST_SERVICES").is_none(),
+            "there is no initdb, and AUDIT_TEST_SERVICES is set"
+        );
+        println!("skipped: there is no initdb");
+    }
+    found
 }
 
 fn failed(what: &str, output: &std::process::Output) -> io::Error {
@@ -90,6 +110,7 @@ impl PostgresServer {
             user,
             settings: settings.iter().map(|&s| s.to_owned()).collect(),
             running: None,
+            dir: None,
         };
         let output = server
             .command("initdb")
@@ -103,6 +124,48 @@ impl PostgresServer {
             Ok(server)
         } else {
             Err(failed("initdb", &output))
+        }
+    }
+
+    /// A server in a folder that goes with it, which runs with these settings. `None` as [`programs_or_skip`].
+    ///
+    /// # Errors
+    ///
+    /// As [`PostgresServer::new`] and [`PostgresServer::start`].
+    pub fn started(settings: &[&str]) -> io::Result<Option<Self>> {
+        let Some(programs) = programs_or_skip() else {
+            return Ok(None);
+        };
+        let dir = TempDir::new()?;
+        let mut server = Self::new(dir.path(), programs, settings)?;
+        server.dir = Some(dir);
+        server.start(None)?;
+        Ok(Some(server))
+    }
+
+    /// Starts it again, after a crash, with these settings instead of those that it had.
+    ///
+    /// # Errors
+    ///
+    /// As [`PostgresServer::crash`] and [`PostgresServer::start`].
+    pub fn restart(&mut self, settings: &[&str]) -> io::Result<()> {
+        self.crash()?;
+        self.settings = settings.iter().map(|&s| s.to_owned()).collect();
+        self.start(None)
+    }
+
+    /// Writes a file in its data directory that only its user may read.
+    ///
+    /// # Errors
+    ///
+    /// The file system's.
+    pub fn write_file(&self, name: &str, text: &str) -> io::Result<()> {
+        let path = self.data.join(name);
+        fs::write(&path, text)?;
+        fs::set_permissions(&path, fs::Permissions::from_mode(0o600))?;
+        match self.user.as_deref().and_then(ids) {
+            Some((uid, gid)) => std::os::unix::fs::chown(&path, Some(uid), Some(gid)),
+            None => Ok(()),
         }
     }
 
@@ -171,10 +234,10 @@ impl PostgresServer {
         (Ipv4Addr::LOCALHOST, self.port).into()
     }
 
-    /// The URL of its database `postgres`, for its superuser, at `address`: its own or that of a
-    /// [`Network`](crate::network::Network) before it.
+    /// The URL of its database `postgres`, for its superuser, at `address`: its own, that of a
+    /// [`Network`](crate::network::Network) before it, or another name and its port.
     #[must_use]
-    pub fn url(&self, address: SocketAddr) -> String {
+    pub fn url(&self, address: impl Display) -> String {
         let password = PASSWORD.replace(' ', "%20");
         format!("postgres://{USER}:{password}@{address}/postgres")
     }
@@ -243,20 +306,24 @@ fn free_port() -> io::Result<u16> {
         .port())
 }
 
-/// Whether a server there would take a session: it answers a startup message with a request to authenticate.
+/// Whether a server there takes sessions: it answers a startup message with a request to authenticate, or lets nobody in
+/// who comes without TLS.
 /// <https://www.postgresql.org/docs/current/protocol-flow.html>
 fn answers(address: SocketAddr) -> bool {
     let body = b"\0\x03\0\0user\0audit\0database\0postgres\0\0";
     let length = u32::try_from(body.len() + 4).unwrap_or_default();
-    let ask = || -> io::Result<u8> {
+    let ask = || -> io::Result<Vec<u8>> {
         let mut stream = TcpStream::connect_timeout(&address, Duration::from_secs(2))?;
         stream.set_read_timeout(Some(Duration::from_secs(5)))?;
         stream.write_all(&length.to_be_bytes())?;
         stream.write_all(body)?;
-        let mut kind = [0];
-        stream.read_exact(&mut kind)?;
-        Ok(kind[0])
+        let mut answer = vec![0; 1024];
+        let n = stream.read(&mut answer)?;
+        answer.truncate(n);
+        Ok(answer)
     };
-    // `E` while it starts or recovers.
-    ask().is_ok_and(|kind| kind == b'R')
+    // While it starts or recovers it refuses with 57P03.
+    ask().is_ok_and(|answer| {
+        answer.first() == Some(&b'R') || memchr::memmem::find(&answer, b"\0C28000\0").is_some()
+    })
 }

@@ -16,7 +16,6 @@ mod follow;
 mod hostile;
 mod network;
 mod opening;
-mod own;
 mod plaintext;
 mod plans;
 mod processes;

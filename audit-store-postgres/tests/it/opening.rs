@@ -3,10 +3,10 @@
 use audit_core::store::{ReadStore as _, Store as _};
 use audit_core::{Error, ErrorKind};
 use audit_store_postgres::{Migrations, OpenOptions, PostgresStore, PostgresUrl};
+use audit_testkit::postgres::PostgresServer;
 use base64::Engine as _;
 use rcgen::{BasicConstraints, CertificateParams, IsCa, Issuer, KeyPair};
 
-use crate::own::OwnServer;
 use crate::support::{append, place_or_skip};
 
 async fn refused(url: &str) -> Error {
@@ -20,6 +20,12 @@ fn says(error: &Error, kind: ErrorKind, what: &str) {
     assert_eq!(error.kind(), kind, "{error:?}");
     let text = error.to_string();
     assert!(text.contains(what), "{text:?} doesn't say {what:?}");
+}
+
+/// The server under another name for the same address, with options.
+fn by_name(server: &PostgresServer, name: &str, options: &str) -> String {
+    let port = server.address().port();
+    format!("{}?{options}", server.url(format!("{name}:{port}")))
 }
 
 /// The parts of the tests' URL: before the password, the password, and behind it.
@@ -155,11 +161,11 @@ fn pem(what: &str, der: &[u8]) -> String {
 
 #[tokio::test]
 async fn tls_is_verified_against_the_authority_and_the_name() {
-    let Some(mut server) = OwnServer::start(&[]).await else {
+    let Some(mut server) = PostgresServer::started(&[]).unwrap() else {
         return;
     };
     for mode in ["verify-full", "require"] {
-        let error = refused(&server.url("localhost", &format!("sslmode={mode}"))).await;
+        let error = refused(&by_name(&server, "localhost", &format!("sslmode={mode}"))).await;
         says(&error, ErrorKind::Unavailable, "no TLS");
     }
     let authority = |name: &str| {
@@ -176,13 +182,17 @@ async fn tls_is_verified_against_the_authority_and_the_name() {
     let key = KeyPair::generate().unwrap();
     let params = CertificateParams::new(vec!["localhost".to_owned()]).unwrap();
     let certificate = params.signed_by(&key, &issuer).unwrap();
-    server.file("data/server.crt", &pem("CERTIFICATE", certificate.der()));
-    server.file("data/server.key", &pem("PRIVATE KEY", key.serialized_der()));
-    server.file(
-        "data/pg_hba.conf",
-        "hostssl all all 127.0.0.1/32 scram-sha-256\n",
-    );
-    server.run(&["ssl=on"]).await;
+    for (name, text) in [
+        ("server.crt", pem("CERTIFICATE", certificate.der())),
+        ("server.key", pem("PRIVATE KEY", key.serialized_der())),
+        (
+            "pg_hba.conf",
+            "hostssl all all 127.0.0.1/32 scram-sha-256\n".to_owned(),
+        ),
+    ] {
+        server.write_file(name, &text).unwrap();
+    }
+    server.restart(&["ssl=on"]).unwrap();
 
     let dir = tempfile::tempdir().unwrap();
     let file = |name: &str, der: &[u8]| {
@@ -194,7 +204,8 @@ async fn tls_is_verified_against_the_authority_and_the_name() {
         file("trusted.pem", trusted.der()),
         file("other.pem", other.der()),
     );
-    let good = server.url(
+    let good = by_name(
+        &server,
         "localhost",
         &format!("sslmode=verify-full&sslrootcert={trusted}"),
     );
@@ -227,7 +238,7 @@ async fn tls_is_verified_against_the_authority_and_the_name() {
         ),
         ("localhost", "sslmode=disable".to_owned(), "without TLS"),
     ] {
-        let error = refused(&server.url(host, &options)).await;
+        let error = refused(&by_name(&server, host, &options)).await;
         says(&error, ErrorKind::Unavailable, what);
     }
     // The name isn't asked for, or nothing is.
@@ -236,7 +247,7 @@ async fn tls_is_verified_against_the_authority_and_the_name() {
         "sslmode=require".to_owned(),
         "sslmode=prefer".to_owned(),
     ] {
-        let url: PostgresUrl = server.url("127.0.0.1", &options).parse().unwrap();
+        let url: PostgresUrl = by_name(&server, "127.0.0.1", &options).parse().unwrap();
         PostgresStore::open(&url, OpenOptions::read_only())
             .await
             .unwrap();
@@ -245,22 +256,19 @@ async fn tls_is_verified_against_the_authority_and_the_name() {
 
 #[tokio::test]
 async fn a_server_that_loses_commits_is_taken() {
-    let Some(mut server) = OwnServer::start(&["fsync=off"]).await else {
+    let Some(mut server) = PostgresServer::started(&["fsync=off"]).unwrap() else {
         return;
     };
-    let url = server.url("127.0.0.1", "");
+    let url = server.url(server.address());
     says(&refused(&url).await, ErrorKind::Unavailable, "fsync = off");
-    let allowed: PostgresUrl = server
-        .url("127.0.0.1", "unsafe_server=allow")
-        .parse()
-        .unwrap();
+    let allowed: PostgresUrl = format!("{url}?unsafe_server=allow").parse().unwrap();
     PostgresStore::create(&allowed, true)
         .await
         .unwrap()
         .create("example.com/log")
         .await
         .unwrap();
-    server.run(&["full_page_writes=off"]).await;
+    server.restart(&["full_page_writes=off"]).unwrap();
     says(
         &refused(&url).await,
         ErrorKind::Unavailable,
@@ -272,20 +280,20 @@ async fn a_server_that_loses_commits_is_taken() {
         .unwrap();
     // What the server or a role says by default makes no commit less durable.
     server
-        .run(&[
+        .restart(&[
             "synchronous_commit=off",
             "default_transaction_isolation=serializable",
         ])
-        .await;
+        .unwrap();
     let store = PostgresStore::open(&read, OpenOptions::read_write())
         .await
         .unwrap();
     append(&store, 3, 1).await;
     // A server that is started again, in between, is found again.
-    server.run(&[]).await;
+    server.restart(&[]).unwrap();
     tokio::time::sleep(std::time::Duration::from_millis(1100)).await;
     assert_eq!(append(&store, 3, 2).await.size, 6);
-    server.stop();
+    server.crash().unwrap();
     let error = store.head().await.unwrap_err();
     says(&error, ErrorKind::Unavailable, "");
 }

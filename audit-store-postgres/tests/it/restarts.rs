@@ -15,10 +15,8 @@ use audit_core::{ErrorKind, Result};
 use audit_store_postgres::{OpenOptions, PostgresStore, PostgresUrl};
 use audit_testkit::crash::{Host, Judge, Ledger, Victim, Work, event};
 use audit_testkit::full_disk::FullDisk;
-use audit_testkit::postgres::PostgresServer;
+use audit_testkit::postgres::{PostgresServer, programs_or_skip};
 use tempfile::TempDir;
-
-use crate::own::programs;
 
 const URL: &str = "AUDIT_TEST_OWN_URL";
 const PROCESSES: u32 = 8;
@@ -36,7 +34,7 @@ struct Site {
 impl Site {
     /// `None`, with a word about it, where there is no PostgreSQL and none is promised.
     fn new() -> Option<Self> {
-        let programs = programs()?;
+        let programs = programs_or_skip()?;
         let dir = tempfile::tempdir().unwrap();
         // The server's user goes through it.
         fs::set_permissions(dir.path(), fs::Permissions::from_mode(0o711)).unwrap();

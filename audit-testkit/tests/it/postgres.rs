@@ -2,22 +2,13 @@
 
 use std::net::TcpStream;
 
-use audit_testkit::postgres::{PostgresServer, programs};
+use audit_testkit::postgres::PostgresServer;
 
 #[test]
 fn a_server_of_its_own_comes_up_again_after_a_crash() {
-    let Some(programs) = programs() else {
-        let must_run = std::env::var_os("AUDIT_TEST_SERVICES").is_some_and(|v| v == "1");
-        assert!(
-            !must_run,
-            "PostgreSQL is missing and AUDIT_TEST_SERVICES is 1"
-        );
-        println!("skipped: PostgreSQL is not installed");
+    let Some(mut server) = PostgresServer::started(&["fsync=off"]).unwrap() else {
         return;
     };
-    let dir = tempfile::tempdir().unwrap();
-    let mut server = PostgresServer::new(dir.path(), programs, &["fsync=off"]).unwrap();
-    server.start(None).unwrap();
     TcpStream::connect(server.address()).unwrap();
     server.crash().unwrap();
     TcpStream::connect(server.address()).unwrap_err();
