@@ -1,11 +1,17 @@
 //! What the server says of its own files: indexes, with which no entry is compared, and rows where none can be.
 
+use std::pin::pin;
+use std::time::Duration;
+
 use audit_core::Error;
 use sqlx::postgres::{PgConnection, PgRow};
-use sqlx::{AssertSqlSafe, Row as _};
+use sqlx::{AssertSqlSafe, Connection as _, Row as _};
+use tokio::time::{sleep, timeout};
 
+use crate::connection::{CALL, Use, connect};
 use crate::failure::{Failure, Found};
 use crate::query;
+use crate::url::PostgresUrl;
 
 /// Rows where none can be, which no walk of the log comes by.
 const MISPLACED: &str = "
@@ -46,8 +52,72 @@ const AMCHECK: &str = "
   WHERE p.proname = 'bt_index_check' AND p.pronargs = 2
     AND has_function_privilege(p.oid, 'EXECUTE') AND has_schema_privilege(n.oid, 'USAGE')";
 
-/// Reads everything; may take long, so the server's time for a statement is lifted meanwhile.
-pub(crate) async fn check(c: &mut PgConnection) -> Found<()> {
+/// How often it is looked whether the server is still at it.
+const WATCH: Duration = Duration::from_secs(10);
+/// How often in a row that may fail.
+const MISSES_MAX: u32 = 3;
+
+/// Reads everything; may take long, so the server's time for a statement is lifted meanwhile. It ends when the server is
+/// no longer at it, even if nobody says so: an answer may have been lost on the way.
+pub(crate) async fn check(c: &mut PgConnection, url: &PostgresUrl) -> Found<()> {
+    let session = timeout(CALL, Session::of(c)).await;
+    let session = session.unwrap_or(Err(Failure::Silence))?;
+    let mut checking = pin!(check_at_once(c));
+    tokio::select! {
+        checked = &mut checking => checked,
+        () = session.ended(url) => {
+            // The answer may have come in the same moment.
+            timeout(WATCH, checking).await.unwrap_or(Err(Failure::Silence))
+        }
+    }
+}
+
+/// A session of the server, as others see it.
+struct Session {
+    pid: i32,
+    /// A number that is free may be given again.
+    start: String,
+}
+
+impl Session {
+    async fn of(c: &mut PgConnection) -> Found<Self> {
+        let sql =
+            "SELECT pid, backend_start::text FROM pg_stat_activity WHERE pid = pg_backend_pid()";
+        let row = sqlx::query(sql).fetch_one(c).await?;
+        Ok(Self {
+            pid: row.try_get(0)?,
+            start: row.try_get(1)?,
+        })
+    }
+
+    /// Waits until it is gone, or the server can't be asked.
+    async fn ended(&self, url: &PostgresUrl) {
+        let mut misses = 0;
+        while misses < MISSES_MAX {
+            sleep(WATCH).await;
+            match timeout(CALL, self.is_there(url)).await {
+                Ok(Ok(true)) => misses = 0,
+                Ok(Ok(false)) => return,
+                Ok(Err(_)) | Err(_) => misses += 1,
+            }
+        }
+    }
+
+    async fn is_there(&self, url: &PostgresUrl) -> Found<bool> {
+        let mut connection = connect(url, Use::Read).await?;
+        let sql = "SELECT EXISTS (SELECT FROM pg_stat_activity WHERE pid = $1 AND backend_start::text = $2)";
+        let row = sqlx::query(sql)
+            .bind(self.pid)
+            .bind(&self.start)
+            .fetch_one(&mut connection)
+            .await?;
+        let is_there = row.try_get(0)?;
+        connection.close().await?;
+        Ok(is_there)
+    }
+}
+
+async fn check_at_once(c: &mut PgConnection) -> Found<()> {
     // One snapshot, so that what writers do meanwhile makes no difference between two counts.
     let begin = "BEGIN ISOLATION LEVEL REPEATABLE READ READ ONLY; SET LOCAL statement_timeout = 0";
     sqlx::raw_sql(begin).execute(&mut *c).await?;
@@ -112,19 +182,23 @@ impl Index {
     }
 
     /// Walks the index, and the table beside it: count and sum of hashes over the columns must be the same, no column be
-    /// missing, and nothing be there twice that is unique.
+    /// missing, the index be in its order, and nothing be there twice that is unique.
     async fn by_walking(&self, c: &mut PgConnection) -> Found<()> {
         let (table, columns) = (&self.table, self.columns.join(", "));
         let sums = format!(
             "count(*), sum(hash_record_extended(ROW({columns}), 0))::text, count(*) FILTER (WHERE num_nulls({columns}) > 0)"
         );
         let by_table = format!("SELECT {sums} FROM {table}");
-        // No index says that a row is there twice, once somebody has told the server that it needn't be unique.
-        let again: Vec<String> = self
+        let before: Vec<String> = (1..=self.columns.len())
+            .map(|n| format!("before_{n}"))
+            .collect();
+        let lags: Vec<String> = self
             .columns
             .iter()
-            .map(|column| format!("{column} = lag({column}) OVER (ORDER BY {columns})"))
+            .zip(&before)
+            .map(|(column, before)| format!("lag({column}) OVER (ORDER BY {columns}) AS {before}"))
             .collect();
+        let (lags, before) = (lags.join(", "), before.join(", "));
         let says = self
             .columns
             .iter()
@@ -134,10 +208,12 @@ impl Index {
             })
             .collect::<Vec<_>>()
             .join(" || ', ' || ");
+        // No index says that a row is there twice, once somebody has told the server that it needn't be unique. The server
+        // takes an index to be in order; it is compared here.
         let by_index = format!(
-            "SELECT {sums}, min({says}) FILTER (WHERE again)
-             FROM (SELECT {columns}, {} AS again FROM {table} ORDER BY {columns}) i",
-            again.join(" AND ")
+            "SELECT {sums}, min({says}) FILTER (WHERE ROW({columns}) = ROW({before})),
+               min({says}) FILTER (WHERE ROW({columns}) < ROW({before}))
+             FROM (SELECT {columns}, {lags} FROM {table} ORDER BY {columns}) i"
         );
         let walks = "SET LOCAL enable_seqscan = off; SET LOCAL enable_sort = off; SET LOCAL enable_bitmapscan = off;
                      SET LOCAL enable_indexscan = on; SET LOCAL enable_indexonlyscan = on";
@@ -174,6 +250,13 @@ impl Index {
             return Err(Error::corrupt(format!(
                 "the index {} has {} rows, and the table {table} {}, or others",
                 self.name, in_index.count, in_table.count
+            ))
+            .into());
+        }
+        if let Some(what) = indexed.try_get::<Option<String>, _>(4)? {
+            return Err(Error::corrupt(format!(
+                "the index {} of {table} is out of order at {what}, so a search may miss rows",
+                self.name
             ))
             .into());
         }

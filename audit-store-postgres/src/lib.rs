@@ -301,9 +301,8 @@ impl ReadStore for PostgresStore {
     }
 
     async fn integrity(&self) -> Result<()> {
-        // However long the log is; the server ends a connection that is gone.
         let mut lent = self.readers.lend().await?;
-        let checked = integrity::check(&mut lent.connection).await;
+        let checked = integrity::check(&mut lent.connection, &self.url).await;
         if checked
             .as_ref()
             .err()

@@ -14,6 +14,7 @@ mod erasure;
 mod faults;
 mod follow;
 mod hostile;
+mod integrity;
 mod network;
 mod opening;
 mod plaintext;
