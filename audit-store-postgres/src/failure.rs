@@ -3,6 +3,7 @@
 use audit_core::{Error, ErrorKind};
 use sqlx::postgres::{PgDatabaseError, PgSeverity};
 
+use crate::password;
 use crate::url::PostgresUrl;
 
 /// What goes wrong inside an operation, before it is said where.
@@ -111,10 +112,19 @@ impl Failure {
 fn by_code(code: &str, message: &str) -> (ErrorKind, String) {
     use ErrorKind::{Corrupt, Invalid, NotFound, Unavailable};
     let class = code.get(..2).unwrap_or_default();
+    if code == "28P01"
+        && let Some(complaint) = password::complaint()
+    {
+        return (
+            Unavailable,
+            format!("the server doesn't take the password; {complaint}"),
+        );
+    }
     let (kind, what) = match (class, code) {
         (_, "28P01") => (
             Unavailable,
-            "the server doesn't take the password; hint: it comes from the URL, PGPASSWORD or ~/.pgpass (mode 0600)",
+            "the server doesn't take the password; hint: it comes from the URL, PGPASSWORD, or the \
+             file of PGPASSFILE, else ~/.pgpass (mode 0600)",
         ),
         ("28", _) if message.contains("no encryption") => (
             Unavailable,

@@ -38,6 +38,7 @@ mod growth;
 mod integrity;
 mod layout;
 mod lease;
+mod password;
 mod query;
 mod url;
 mod write;

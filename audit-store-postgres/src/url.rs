@@ -7,6 +7,8 @@ use std::str::FromStr;
 use audit_core::{Error, Result};
 use sqlx::postgres::{PgConnectOptions, PgSslMode};
 
+use crate::password;
+
 /// The schema of a log where the URL names none.
 const SCHEMA: &str = "audit_trail";
 /// What PostgreSQL cuts longer names to (`NAMEDATALEN` − 1), unseen.
@@ -123,6 +125,17 @@ impl FromStr for PostgresUrl {
                 }
             }
         }
+        let authority = base.split_once("://").map_or("", |(_, rest)| rest);
+        let authority = authority.split('/').next().unwrap_or_default();
+        let has_password = authority
+            .rsplit_once('@')
+            .and_then(|(user, _)| user.split_once(':'))
+            .is_some_and(|(_, password)| !password.is_empty());
+        let asks_file = !has_password && std::env::var("PGPASSWORD").is_err();
+        if asks_file {
+            // A placeholder, else the driver would read the file.
+            handed_on.push("password=-");
+        }
         let mut cleaned = base.to_owned();
         if !handed_on.is_empty() {
             cleaned.push('?');
@@ -156,11 +169,10 @@ impl FromStr for PostgresUrl {
         if options.get_application_name().is_none() {
             options = options.application_name("audit-trail");
         }
-        let authority = base.split_once("://").map_or("", |(_, rest)| rest);
-        let authority = authority.split('/').next().unwrap_or_default();
-        let has_password = authority
-            .rsplit_once('@')
-            .is_some_and(|(user, _)| user.contains(':'));
+        if asks_file {
+            let found = password::find(&options).unwrap_or_default();
+            options = options.password(&found);
+        }
         Ok(Self {
             options,
             schema,

@@ -17,6 +17,7 @@ mod hostile;
 mod integrity;
 mod network;
 mod opening;
+mod password;
 mod plaintext;
 mod plans;
 mod processes;

@@ -7,6 +7,7 @@ use audit_testkit::postgres::PostgresServer;
 use base64::Engine as _;
 use rcgen::{BasicConstraints, CertificateParams, IsCa, Issuer, KeyPair};
 
+use crate::password::connecting;
 use crate::support::{append, place_or_skip};
 
 async fn refused(url: &str) -> Error {
@@ -240,6 +241,47 @@ async fn tls_is_verified_against_the_authority_and_the_name() {
     ] {
         let error = refused(&by_name(&server, host, &options)).await;
         says(&error, ErrorKind::Unavailable, what);
+    }
+    // The same by libpq's environment.
+    let trusts = |file| ("PGSSLROOTCERT", file);
+    for (host, environment, what) in [
+        (
+            "localhost",
+            [("PGSSLMODE", "verify-full"), trusts(trusted.as_str())],
+            "opened",
+        ),
+        (
+            "localhost",
+            [("PGSSLMODE", "verify-full"), trusts(other.as_str())],
+            "not signed by anyone",
+        ),
+        (
+            "127.0.0.1",
+            [("PGSSLMODE", "verify-full"), trusts(trusted.as_str())],
+            "for another name",
+        ),
+        (
+            "127.0.0.1",
+            [("PGSSLMODE", "verify-ca"), trusts(trusted.as_str())],
+            "opened",
+        ),
+        (
+            "localhost",
+            [("PGSSLMODE", "disable"), trusts(trusted.as_str())],
+            "without TLS",
+        ),
+        (
+            "localhost",
+            [("PGSSLMODE", "verify-full"), trusts("/no/such/file")],
+            "no such socket or file",
+        ),
+    ] {
+        let said = connecting(&by_name(&server, host, ""), &environment);
+        assert!(said.contains(what), "{environment:?}: {said}");
+        assert!(
+            !said.contains("of this test alone") && !said.contains("of%20this"),
+            "{said}"
+        );
     }
     // The name isn't asked for, or nothing is.
     for options in [
