@@ -9,10 +9,34 @@ use crate::support::place_or_skip;
 
 const URL: &str = "AUDIT_TEST_ENVIRONMENT_URL";
 
+/// Prints whatever the driver logs, as a service might.
+struct Said;
+
+impl tracing::Subscriber for Said {
+    fn enabled(&self, _: &tracing::Metadata<'_>) -> bool {
+        true
+    }
+    fn new_span(&self, span: &tracing::span::Attributes<'_>) -> tracing::span::Id {
+        println!("{span:?}");
+        tracing::span::Id::from_u64(1)
+    }
+    fn record(&self, _: &tracing::span::Id, values: &tracing::span::Record<'_>) {
+        println!("{values:?}");
+    }
+    fn record_follows_from(&self, _: &tracing::span::Id, _: &tracing::span::Id) {}
+    fn event(&self, event: &tracing::Event<'_>) {
+        println!("{event:?}");
+    }
+    fn enter(&self, _: &tracing::span::Id) {}
+    fn exit(&self, _: &tracing::span::Id) {}
+}
+
 /// Opens the store that the environment names, in a process of its own.
 #[tokio::test]
 async fn a_process_that_connects() {
     let Ok(url) = std::env::var(URL) else { return };
+    tracing::subscriber::set_global_default(Said).unwrap();
+    tracing::warn!("is heard");
     let url: PostgresUrl = url.parse().unwrap();
     match PostgresStore::open(&url, OpenOptions::read_write()).await {
         Ok(_) => println!("opened"),
@@ -59,6 +83,10 @@ async fn the_password_is_not_found_where_libpq_finds_it() {
     let opens = |what: &str, environment: &[(&str, &str)]| {
         let said = connecting(&url, environment);
         assert!(said.contains("opened"), "{what}: {said}");
+        assert!(
+            said.contains("is heard") && !said.contains(password),
+            "{said}"
+        );
     };
     let refuses = |hint: &str, environment: &[(&str, &str)]| {
         let said = connecting(&url, environment);
