@@ -160,7 +160,7 @@ fn a_build_with_one_backend_has_no_other_engine_in_its_tree() {
 #[test]
 fn the_program_and_the_facade_have_a_feature_for_each_backend() {
     for package in ["audit-cli", "audit-tracer"] {
-        let metadata = metadata();
+        let metadata = metadata(&["--no-deps"]);
         let packages = metadata["packages"].as_array().expect("packages");
         let found = packages.iter().find(|p| p["name"] == package);
         let features = found.expect("a member")["features"]
@@ -184,6 +184,45 @@ fn the_program_and_the_facade_have_a_feature_for_each_backend() {
         .collect();
     let listed = BACKENDS.iter().map(|(_, store, _)| (*store).to_owned());
     assert_eq!(stores, listed.collect(), "backends without a row here");
+}
+
+/// What a crate's manifest says of the oldest Rust holds for its default features; a feature that needs a newer one says so
+/// in a crate of its own, which cargo names.
+#[test]
+fn a_crate_promises_an_older_rust_than_what_it_depends_on_takes() {
+    let version = |text: &str| -> Vec<u32> {
+        let parts = text.split('.').map(|part| part.parse().expect("a number"));
+        parts.chain([0]).take(3).collect()
+    };
+    let host = cargo(&["-vV"]);
+    let host = host.lines().find_map(|line| line.strip_prefix("host: "));
+    let all = metadata(&["--filter-platform", host.expect("cargo says its host")]);
+    let packages = all["packages"].as_array().expect("packages");
+    let needed: BTreeMap<String, Vec<u32>> = packages
+        .iter()
+        .filter_map(|p| {
+            let name = format!("{} v{}", p["name"].as_str()?, p["version"].as_str()?);
+            Some((name, version(p["rust_version"].as_str()?)))
+        })
+        .collect();
+    for name in members().into_keys() {
+        let lines = cargo(&tree_of(&["-p", &name], "normal,build"));
+        let mut lines = lines.lines().map(|line| {
+            let mut words = line.split_whitespace();
+            let (name, version) = (words.next()?, words.next()?);
+            Some(format!("{name} {version}"))
+        });
+        let own = lines.next().flatten().expect("its own line");
+        let promised = needed.get(&own).expect("every crate says its Rust");
+        for dependency in lines.flatten() {
+            if let Some(needed) = needed.get(&dependency) {
+                assert!(
+                    needed <= promised,
+                    "{name} promises {promised:?}, and {dependency} needs {needed:?}"
+                );
+            }
+        }
+    }
 }
 
 /// Only these choose a backend by name; everything else takes a store.
@@ -319,35 +358,36 @@ fn cargo(arguments: &[&str]) -> String {
     String::from_utf8(out.stdout).expect("cargo writes UTF-8")
 }
 
-fn metadata() -> Value {
-    let out = cargo(&[
-        "metadata",
-        "--format-version",
-        "1",
-        "--no-deps",
-        "--locked",
-        "--offline",
-    ]);
+/// Only what is downloaded already: a test needs no network.
+fn metadata(arguments: &[&str]) -> Value {
+    let mut all = vec!["metadata", "--format-version", "1"];
+    all.extend(["--locked", "--offline"]);
+    all.extend(arguments);
+    let out = cargo(&all);
     serde_json::from_str(&out).expect("cargo metadata is JSON")
 }
 
-/// The names of all crates in a tree of normal dependencies, with hyphens. Only what is downloaded already: a test needs
-/// no network.
+/// The names of all crates in a tree of normal dependencies, with hyphens.
 fn tree(arguments: &[&str]) -> BTreeSet<String> {
-    let mut all = vec!["tree"];
-    all.extend(arguments);
-    all.extend(["-e", "normal", "--prefix", "none", "--format", "{p}"]);
-    all.extend(["--locked", "--offline"]);
-    cargo(&all)
+    cargo(&tree_of(arguments, "normal"))
         .lines()
         .filter_map(|line| line.split_whitespace().next())
         .map(|name| name.replace('_', "-"))
         .collect()
 }
 
+/// A tree as cargo writes it, a crate with its version in each line.
+fn tree_of<'a>(arguments: &[&'a str], edges: &'a str) -> Vec<&'a str> {
+    let mut all = vec!["tree"];
+    all.extend(arguments);
+    all.extend(["-e", edges, "--prefix", "none", "--format", "{p}"]);
+    all.extend(["--locked", "--offline"]);
+    all
+}
+
 /// Every member of the workspace, with the members that it has as normal or build dependencies.
 fn members() -> BTreeMap<String, BTreeSet<String>> {
-    let metadata = metadata();
+    let metadata = metadata(&["--no-deps"]);
     let packages = metadata["packages"].as_array().expect("packages");
     let name = |v: &Value| v["name"].as_str().expect("a name").to_owned();
     let names: BTreeSet<String> = packages.iter().map(name).collect();
