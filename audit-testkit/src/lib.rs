@@ -51,8 +51,10 @@ pub mod ledger;
 pub mod memory;
 pub mod mortal;
 pub mod network;
+pub mod plaintext;
 pub mod postgres;
 mod preload;
+pub mod processes;
 pub mod sample;
 pub mod scan;
 #[cfg(feature = "simulation")]
