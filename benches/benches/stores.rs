@@ -1,16 +1,12 @@
 //! One durable append, and 64 callers, on each engine that is here, against its own commit of the same bytes.
 
-use std::sync::Arc;
 use std::time::Duration;
 
-use audit_core::log::Log;
-use audit_core::store::Store;
 use benches::Result;
 use benches::machine::{scratch, timed};
-use benches::recorder::Recorder;
 use benches::stores::baseline::{Baseline, Prepared};
 use benches::stores::engine::Engine;
-use benches::workload::{Events, Keys, append_all, callers, create_log};
+use benches::workload::{Events, Keys, append_all, callers};
 use criterion::{Criterion, Throughput};
 use tokio::runtime::Runtime;
 
@@ -34,7 +30,7 @@ fn main() -> Result<()> {
                 .measurement_time(Duration::from_secs(6))
                 .throughput(Throughput::Elements((count * each) as u64));
             let mut events = Events::default();
-            let (log, recorder) = log_on(&runtime, &keys, &engine)?;
+            let (log, recorder) = engine.log(&runtime, &keys)?;
             for _ in 0..ROUNDS {
                 let round = callers(&mut events, count, each, BYTES)?;
                 runtime.block_on(append_all(&log, round))?;
@@ -77,15 +73,6 @@ fn main() -> Result<()> {
     }
     criterion.final_summary();
     Ok(())
-}
-
-fn log_on(runtime: &Runtime, keys: &Keys, engine: &Engine) -> Result<(Log, Arc<Recorder>)> {
-    runtime.block_on(async {
-        let store = engine.store(&engine.place(), None).await?;
-        let recorder = Arc::new(Recorder::new(store));
-        let log = create_log(Arc::clone(&recorder) as Arc<dyn Store>, keys, None).await?;
-        Ok((log, recorder))
-    })
 }
 
 /// Commits recorded batches one after the other, and in a new place when they are used up.

@@ -120,16 +120,6 @@ fn growth_of(sizes: &[u64]) -> Result<()> {
     })
 }
 
-/// A log in a fresh place, and what it commits.
-fn log_on(runtime: &Runtime, keys: &Keys, engine: &Engine) -> Result<(Log, Arc<Recorder>)> {
-    runtime.block_on(async {
-        let store = engine.store(&engine.place(), None).await?;
-        let recorder = Arc::new(Recorder::new(store));
-        let log = create_log(Arc::clone(&recorder) as Arc<dyn Store>, keys, None).await?;
-        Ok((log, recorder))
-    })
-}
-
 /// Each baseline with the recorded batches.
 fn prepared(
     runtime: &Runtime,
@@ -155,10 +145,10 @@ fn lone(runtime: &Runtime, keys: &Keys, engines: &[Engine]) -> Result<()> {
     ]);
     for engine in engines {
         let mut events = Events::default();
-        let (recorded, recorder) = log_on(runtime, keys, engine)?;
+        let (recorded, recorder) = engine.log(runtime, keys)?;
         runtime.block_on(append_all(&recorded, vec![events.events(LONE, BYTES)?]))?;
         let mut bare = prepared(runtime, engine, &recorder)?;
-        let (log, _) = log_on(runtime, keys, engine)?;
+        let (log, _) = engine.log(runtime, keys)?;
         let mut by_log = Times::default();
         let mut by_bare = vec![Times::default(); bare.len()];
         for turn in 0..=LONE {
@@ -211,7 +201,7 @@ fn concurrent(runtime: &Runtime, keys: &Keys, engines: &[Engine]) -> Result<()> 
     ]);
     for engine in engines {
         let mut events = Events::default();
-        let (log, recorder) = log_on(runtime, keys, engine)?;
+        let (log, recorder) = engine.log(runtime, keys)?;
         let mut bare = runtime.block_on(engine.baselines())?;
         let mut by_log = Times::default();
         let mut by_bare = vec![Times::default(); bare.len()];
@@ -228,17 +218,7 @@ fn concurrent(runtime: &Runtime, keys: &Keys, engines: &[Engine]) -> Result<()> 
                 events_made += batches.iter().map(|b| b.rows.len() as u64).sum::<u64>();
             }
             for (bare, times) in bare.iter_mut().zip(&mut by_bare) {
-                let prepared = batches.iter().map(|batch| bare.prepare(batch));
-                let prepared = prepared.collect::<Result<Vec<_>>>()?;
-                let (took, done) = timed(|| {
-                    runtime.block_on(async {
-                        for batch in &prepared {
-                            bare.commit(batch).await?;
-                        }
-                        Ok::<(), Box<dyn std::error::Error + Send + Sync>>(())
-                    })
-                });
-                done?;
+                let took = bare.replay(runtime, &batches)?;
                 if round > 0 {
                     times.push(took);
                 }
@@ -361,17 +341,7 @@ fn offered(runtime: &Runtime, keys: &Keys, engine: &Engine) -> Result<()> {
             by_log.push(took);
             let batches = recorder.take();
             most = most.max(batches.len());
-            let prepared = batches.iter().map(|batch| bare.prepare(batch));
-            let prepared = prepared.collect::<Result<Vec<_>>>()?;
-            let (took, done) = timed(|| {
-                runtime.block_on(async {
-                    for batch in &prepared {
-                        bare.commit(batch).await?;
-                    }
-                    Ok::<(), Box<dyn std::error::Error + Send + Sync>>(())
-                })
-            });
-            done?;
+            let took = bare.replay(runtime, &batches)?;
             by_bare.push(took);
         }
         let whole: Duration = by_log.iter().sum();

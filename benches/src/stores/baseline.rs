@@ -1,9 +1,13 @@
 //! Committing the same bytes without a log.
 
+use std::time::Duration;
+
 use audit_core::store::Batch;
+use tokio::runtime::Runtime;
 
 use crate::Result;
 use crate::bare::{Bare, BareBatch};
+use crate::machine::timed;
 use crate::stores::bare_postgres::{BarePostgres, PostgresBatch};
 use crate::stores::bare_s3::{BareS3, Objects};
 
@@ -61,6 +65,22 @@ impl Baseline {
             Self::Postgres(_) => Prepared::Postgres(Box::new(PostgresBatch::new(batch)?)),
             Self::S3(_) => Prepared::S3(Objects::new(batch)),
         })
+    }
+
+    /// How long committing these takes, one after the other, as the values of batches that a log made.
+    pub fn replay(&mut self, runtime: &Runtime, batches: &[Batch]) -> Result<Duration> {
+        let prepared = batches.iter().map(|batch| self.prepare(batch));
+        let prepared = prepared.collect::<Result<Vec<_>>>()?;
+        let (took, done) = timed(|| {
+            runtime.block_on(async {
+                for batch in &prepared {
+                    self.commit(batch).await?;
+                }
+                Ok::<(), Box<dyn std::error::Error + Send + Sync>>(())
+            })
+        });
+        done?;
+        Ok(took)
     }
 
     /// Commits it; durable on return.

@@ -4,18 +4,21 @@ use std::path::{Path, PathBuf};
 use std::sync::Arc;
 use std::time::Duration;
 
+use audit_core::log::Log;
 use audit_core::store::Store;
 use audit_core::time::{IdSource as _, System};
 use audit_store_postgres::{PostgresStore, PostgresUrl};
 use audit_store_s3::{S3Options, S3Store};
 use sqlx::{AssertSqlSafe, Connection as _, PgConnection};
+use tokio::runtime::Runtime;
 
 use crate::Result;
 use crate::bare::{Bare, SyncedFile};
+use crate::recorder::Recorder;
 use crate::stores::bare_postgres::{BarePostgres, How};
 use crate::stores::bare_s3::{BareS3, Server};
 use crate::stores::baseline::Baseline;
-use crate::workload::open_store;
+use crate::workload::{Keys, create_log, open_store};
 
 /// An engine that can be measured here.
 #[derive(Debug)]
@@ -88,6 +91,16 @@ impl Engine {
             Self::Sqlite(_) => open_store(&place.url)?,
             Self::Postgres(_) => Arc::new(PostgresStore::create(&place.url.parse()?, true).await?),
             Self::S3(..) => Arc::new(S3Store::new(&s3_options(place, linger)?)?),
+        })
+    }
+
+    /// A log in a fresh place, without a publisher, and what it commits.
+    pub fn log(&self, runtime: &Runtime, keys: &Keys) -> Result<(Log, Arc<Recorder>)> {
+        runtime.block_on(async {
+            let store = self.store(&self.place(), None).await?;
+            let recorder = Arc::new(Recorder::new(store));
+            let log = create_log(Arc::clone(&recorder) as Arc<dyn Store>, keys, None).await?;
+            Ok((log, recorder))
         })
     }
 
