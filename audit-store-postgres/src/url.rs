@@ -67,13 +67,13 @@ impl PostgresUrl {
         Ok(self)
     }
 
-    /// Whether a server is good enough that may lose what it committed.
     /// Whether the URL itself has a password, which then stands wherever the URL does.
     #[must_use]
     pub fn has_password(&self) -> bool {
         self.has_password
     }
 
+    /// Whether a server is good enough that may lose what it committed.
     pub(crate) fn unsafe_server(&self) -> bool {
         self.unsafe_server
     }
