@@ -280,16 +280,6 @@ impl LogReader {
 /// Reads tiles of a store.
 pub(crate) async fn tiles_for(store: &dyn ReadStore, ids: Vec<TileId>) -> Result<TileMap> {
     let mut map = TileMap::default();
-    add_tiles(store, ids, &mut map).await?;
-    Ok(map)
-}
-
-/// Reads tiles of a store to those that are there.
-pub(crate) async fn add_tiles(
-    store: &dyn ReadStore,
-    ids: Vec<TileId>,
-    map: &mut TileMap,
-) -> Result<()> {
     for id in ids {
         let hashes = store
             .tile(id)
@@ -297,7 +287,7 @@ pub(crate) async fn add_tiles(
             .ok_or_else(|| Error::corrupt(format!("{id} is missing")))?;
         map.insert(Tile { id, hashes });
     }
-    Ok(())
+    Ok(map)
 }
 
 /// The edge of the tree when it had `size` leaves.

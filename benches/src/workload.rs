@@ -181,8 +181,8 @@ pub async fn create_log(
 ) -> CoreResult<Log> {
     let mut options = LogOptions::new(store, Arc::clone(&keys.ring));
     options.state_dir = state_dir.map(PathBuf::from);
-    options.epoch = Duration::from_secs(3600);
-    options.heartbeat = Duration::from_secs(3600);
+    options.epoch = Duration::from_hours(1);
+    options.heartbeat = Duration::from_hours(1);
     Log::create(options).await
 }
 

@@ -9,7 +9,7 @@ use audit_tlog::Hash;
 use audit_tlog::checkpoint::{self, Checkpoint};
 use audit_tlog::note::VerifierKey;
 use audit_tlog::proof;
-use audit_tlog::tile::{EdgeTiles, Tile, TileId, TileMap, TileReader as _};
+use audit_tlog::tile::{EdgeTiles, TILE_WIDTH, Tile, TileId, TileMap, TileReader as _};
 use tokio::sync::{oneshot, watch};
 use tokio::task::JoinHandle;
 
@@ -18,7 +18,7 @@ use super::writer::Seen;
 use crate::error::{Error, ErrorKind, Result};
 use crate::hex;
 use crate::keyring::KeyRing;
-use crate::reader::add_tiles;
+use crate::reader::tiles_for;
 use crate::seal::sha256;
 use crate::store::{Head, Lease, ReadStore, Store};
 
@@ -243,17 +243,24 @@ pub async fn check_continues(
     };
     let ids = proof::consistency_tiles(size, head.size)
         .map_err(|e| Error::corrupt("tree sizes are out of range").because(e))?;
-    // The tiles on the right edge are in the head, which the proof is verified against.
-    let mut tiles: TileMap = EdgeTiles::tile_ids(head.size)
+    // The tiles on the right edge are in the head, which the proof is verified against. Only the one in which the known
+    // tree ends is asked of the store even then: a head may come out of a process's memory in part.
+    let edge: TileMap = EdgeTiles::tile_ids(head.size)
         .into_iter()
         .map(|id| Tile {
             id,
             hashes: head.edge.tile(id.level).to_vec(),
         })
         .collect();
-    let ids = ids.into_iter().filter(|id| tiles.tile(*id).is_err());
-    let ids: Vec<TileId> = ids.collect();
-    add_tiles(store, ids, &mut tiles).await?;
+    let end = (0, (size - 1) / u64::from(TILE_WIDTH));
+    let (asked, known): (Vec<TileId>, Vec<TileId>) = ids
+        .into_iter()
+        .partition(|id| (id.level, id.index) == end || edge.tile(*id).is_err());
+    let mut tiles = tiles_for(store, asked).await?;
+    tiles.extend(known.into_iter().filter_map(|id| {
+        let hashes = edge.tile(id).ok()?;
+        Some(Tile { id, hashes })
+    }));
     let proof =
         proof::consistency_proof(size, head.size, &tiles).map_err(|e| differs().because(e))?;
     proof::verify_consistency(size, head.size, root, &head.edge.root(), &proof)

@@ -195,7 +195,7 @@ impl BareS3 {
         let mut locked = headers(&objects.batch);
         let until = System
             .now()
-            .plus_micros(i64::try_from(Duration::from_secs(24 * 3600).as_micros())?);
+            .plus_micros(i64::try_from(Duration::from_hours(24).as_micros())?);
         let until = until.to_string();
         let seconds = until.split('.').next().unwrap_or_default();
         locked.push(("x-amz-object-lock-mode", "COMPLIANCE".to_owned()));

@@ -71,8 +71,8 @@ pub fn write(concurrent: usize, each: usize, bytes: usize) -> Result<()> {
     let url: StoreUrl = std::env::var(STORE)?.parse()?;
     Runtime::new()?.block_on(async {
         let mut options = LogOptions::new(url.open().await?, Arc::clone(&Keys::new()?.ring));
-        options.epoch = Duration::from_secs(3600);
-        options.heartbeat = Duration::from_secs(3600);
+        options.epoch = Duration::from_hours(1);
+        options.heartbeat = Duration::from_hours(1);
         let log = Log::open(options).await?;
         let shares = callers(&mut Events::default(), concurrent, each, bytes)?;
         print("READY")?;
