@@ -369,13 +369,13 @@ impl ReadStore for DirStore {
     }
 
     async fn description(&self) -> Result<Option<Description>> {
-        self.run(|this, _| this.origin())
-            .await
-            .map(|origin| origin.map(|origin| Description {
+        self.run(|this, _| this.origin()).await.map(|origin| {
+            origin.map(|origin| Description {
                 origin,
                 layout: 1,
                 retention_lock: None,
-            }))
+            })
+        })
     }
 
     async fn head(&self) -> Result<Head> {
