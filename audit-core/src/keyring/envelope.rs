@@ -307,3 +307,49 @@ impl<'de> Deserialize<'de> for SecretHex {
         deserializer.deserialize_str(Visitor)
     }
 }
+
+/// Secret bytes of any number in hexadecimal, without a copy that isn't wiped.
+#[derive(Clone)]
+pub(super) struct SecretBytesHex(pub(super) Zeroizing<Vec<u8>>);
+
+impl Serialize for SecretBytesHex {
+    fn serialize<S: Serializer>(&self, serializer: S) -> std::result::Result<S::Ok, S::Error> {
+        let mut text = Zeroizing::new(String::with_capacity(self.0.len() * 2));
+        for byte in self.0.iter() {
+            text.push(char::from(DIGITS[usize::from(byte >> 4)]));
+            text.push(char::from(DIGITS[usize::from(byte & 15)]));
+        }
+        serializer.serialize_str(&text)
+    }
+}
+
+impl<'de> Deserialize<'de> for SecretBytesHex {
+    fn deserialize<D: Deserializer<'de>>(deserializer: D) -> std::result::Result<Self, D::Error> {
+        struct Visitor;
+        impl serde::de::Visitor<'_> for Visitor {
+            type Value = SecretBytesHex;
+            fn expecting(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+                f.write_str("bytes in lower-case hexadecimal")
+            }
+            fn visit_str<E: serde::de::Error>(
+                self,
+                v: &str,
+            ) -> std::result::Result<SecretBytesHex, E> {
+                let digit = |b: u8| DIGITS.iter().position(|d| *d == b);
+                let wrong = || E::custom("not pairs of lower-case hexadecimal digits");
+                if !v.len().is_multiple_of(2) {
+                    return Err(wrong());
+                }
+                let mut bytes = Zeroizing::new(Vec::with_capacity(v.len() / 2));
+                for pair in v.as_bytes().chunks_exact(2) {
+                    let value = digit(pair[0])
+                        .zip(digit(pair[1]))
+                        .and_then(|(high, low)| u8::try_from(high << 4 | low).ok());
+                    bytes.push(value.ok_or_else(wrong)?);
+                }
+                Ok(SecretBytesHex(bytes))
+            }
+        }
+        deserializer.deserialize_str(Visitor)
+    }
+}
