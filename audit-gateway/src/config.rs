@@ -6,11 +6,12 @@ use std::net::{Ipv4Addr, SocketAddr};
 use std::sync::Arc;
 use std::time::Duration;
 
-use audit_core::event::{PAYLOAD_BYTES_MAX, SystemRef};
+use audit_core::event::{Actor, PAYLOAD_BYTES_MAX, SystemRef};
 use hyper::Uri;
 use hyper::http::uri::{Authority, PathAndQuery, Scheme};
 
 use crate::error::{Error, Result};
+use crate::intercept::{HostPattern, Intercept};
 use crate::report::Reporter;
 
 /// What a gateway needs to run, besides a log.
@@ -30,6 +31,10 @@ pub struct Config {
     pub system_roots: bool,
     /// Further root certificates, in DER.
     pub extra_roots: Vec<Vec<u8>>,
+    /// The intercepting proxy, if there is to be one.
+    pub intercept: Option<Intercept>,
+    /// What is recorded of requests that say nothing of it themselves.
+    pub defaults: Defaults,
     /// Whether answers carry `x-audit-event: ID OF THE REQUEST'S EVENT`. Off, since it changes what clients see.
     pub event_header: bool,
     /// Who hears of trouble.
@@ -51,6 +56,8 @@ impl Config {
             limits: Limits::default(),
             system_roots: true,
             extra_roots: Vec::new(),
+            intercept: None,
+            defaults: Defaults::default(),
             event_header: false,
             reporter,
         }
@@ -75,6 +82,21 @@ impl Config {
                 )));
             }
         }
+        let mut hosts: Vec<&str> = self
+            .upstreams
+            .values()
+            .flat_map(|upstream| upstream.hosts.iter().map(HostPattern::as_str))
+            .collect();
+        hosts.sort_unstable();
+        if let Some(twice) = hosts.windows(2).find(|pair| pair[0] == pair[1]) {
+            return Err(Error::invalid(format!(
+                "two upstreams have the virtual host {}",
+                twice[0]
+            )));
+        }
+        if let Some(intercept) = &self.intercept {
+            intercept.check()?;
+        }
         self.limits.check()
     }
 }
@@ -88,9 +110,26 @@ impl fmt::Debug for Config {
             .field("limits", &self.limits)
             .field("system_roots", &self.system_roots)
             .field("extra_roots", &self.extra_roots.len())
+            .field("intercept", &self.intercept)
             .field("event_header", &self.event_header)
             .finish_non_exhaustive()
     }
+}
+
+/// What is recorded of requests that say nothing of it themselves, by a header of ours.
+#[derive(Debug, Clone, Default, PartialEq, Eq)]
+#[non_exhaustive]
+pub struct Defaults {
+    /// The session; without one, each connection is a session.
+    pub session: Option<String>,
+    /// Who acts.
+    pub actor: Option<Actor>,
+    /// For whom.
+    pub on_behalf_of: Option<Actor>,
+    /// The pseudonymous data subject.
+    pub subject: Option<String>,
+    /// Trace id and parent span of W3C trace context, in lower-case hexadecimal.
+    pub trace: Option<(String, String)>,
 }
 
 /// Where one provider is.
@@ -101,6 +140,8 @@ pub struct Upstream {
     /// Without a slash at its end.
     pub(crate) path: String,
     pub(crate) provider: Option<String>,
+    /// Requests whose host header names one of these go here, whatever their path.
+    pub(crate) hosts: Vec<HostPattern>,
 }
 
 impl Upstream {
@@ -140,6 +181,7 @@ impl Upstream {
             authority,
             path: path.trim_end_matches('/').to_owned(),
             provider: None,
+            hosts: Vec::new(),
         })
     }
 
@@ -148,6 +190,43 @@ impl Upstream {
     pub fn speaking(mut self, provider: impl Into<String>) -> Self {
         self.provider = Some(provider.into());
         self
+    }
+
+    /// The same upstream, which also gets the requests whose host header names one of these hosts, with their whole path.
+    #[must_use]
+    pub fn on_hosts(mut self, hosts: Vec<HostPattern>) -> Self {
+        self.hosts = hosts;
+        self
+    }
+
+    /// A host that a client wants to reach by itself; `None` if that is no authority.
+    pub(crate) fn of_host(scheme: Scheme, host: &str, port: u16) -> Option<Self> {
+        let default = if scheme == Scheme::HTTPS { 443 } else { 80 };
+        let host = if host.contains(':') {
+            format!("[{host}]")
+        } else {
+            host.to_owned()
+        };
+        let authority = if port == default {
+            host
+        } else {
+            format!("{host}:{port}")
+        };
+        Some(Self {
+            scheme,
+            authority: authority.parse().ok()?,
+            path: String::new(),
+            provider: None,
+            hosts: Vec::new(),
+        })
+    }
+
+    /// The host without the brackets that an address of version 6 has.
+    pub(crate) fn host_name(&self) -> &str {
+        self.authority
+            .host()
+            .trim_start_matches('[')
+            .trim_end_matches(']')
     }
 
     /// Whether it is reached by TLS.

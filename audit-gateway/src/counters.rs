@@ -12,6 +12,8 @@ pub struct Summary {
     pub requests: u64,
     /// `llm.response` events in the log.
     pub responses: u64,
+    /// Tunnels that were opened, to hosts that are not intercepted; each is in the log.
+    pub tunnels: u64,
     /// Requests refused before anything was recorded or sent.
     pub refused: u64,
     /// Requests that did not leave because the log could not be written.
@@ -27,6 +29,8 @@ pub(crate) struct Counters {
     pub(crate) connections: AtomicU64,
     pub(crate) requests: AtomicU64,
     pub(crate) responses: AtomicU64,
+    pub(crate) tunnels: AtomicU64,
+    pub(crate) tunnels_closed: AtomicU64,
     pub(crate) refused: AtomicU64,
     pub(crate) refused_unrecorded: AtomicU64,
     pub(crate) pending: AtomicU64,
@@ -50,6 +54,7 @@ impl Counters {
             connections: load(&self.connections),
             requests: load(&self.requests),
             responses: load(&self.responses),
+            tunnels: load(&self.tunnels),
             refused: load(&self.refused),
             refused_unrecorded: load(&self.refused_unrecorded),
             pending: load(&self.pending),

@@ -4,7 +4,6 @@
 //! a task of its own does, so that the record isn't lost.
 
 use std::sync::Arc;
-use std::time::Duration;
 
 use audit_capture::{Api, RequestHead, ResponseHead, add_facts};
 use audit_core::event::{Capture, Correlation, Event, Guarantee, Kind, Media, Payload};
@@ -22,10 +21,12 @@ use uuid::Uuid;
 
 use crate::body::{Body, Piece};
 use crate::config::Upstream;
-use crate::counters::{down, up};
+use crate::counters::up;
 use crate::credentials;
 use crate::facts::{self, Reader};
+use crate::front::Point;
 use crate::headers::{self, AuditHeaders};
+use crate::recorder::Recorder;
 use crate::recording::{Outcome, Recording};
 use crate::refusal::{Code, Refusal};
 use crate::report::Severity;
@@ -45,8 +46,9 @@ pub(crate) struct Asked {
     pub(crate) name: String,
     pub(crate) upstream: Upstream,
     pub(crate) ours: AuditHeaders,
-    /// What names the session if the client doesn't.
+    /// What names the session if nobody else does.
     pub(crate) connection: String,
+    pub(crate) point: Point,
     /// The body, or why it isn't there.
     pub(crate) body: Result<Bytes, Refusal>,
 }
@@ -57,11 +59,12 @@ struct Context {
     /// The request's event, without attributes and payloads: the answer's event is made of it.
     stem: Event,
     upstream: String,
+    point: Point,
     api: Api,
     streaming: bool,
     method: Method,
     stop: watch::Receiver<bool>,
-    alive: Alive,
+    recorder: Recorder,
 }
 
 /// How an exchange ended, and why if not well.
@@ -129,9 +132,10 @@ pub(crate) async fn run(
     }
     let context = Context {
         stop: shared.stop.clone(),
-        alive,
+        recorder: Recorder::new(Arc::clone(&shared), alive, id, |c| &c.responses),
         stem,
         upstream: asked.name.clone(),
+        point: asked.point,
         streaming: facts.as_ref().is_some_and(|f| f.stream),
         api,
         method: asked.parts.method.clone(),
@@ -186,9 +190,8 @@ pub(crate) async fn run(
             if append.await.is_ok() {
                 up(&shared.counters.requests);
                 let ending = Ending::new(Outcome::Error, "audit_log_unavailable");
-                context
-                    .record_in_background(Arc::new(context.bare_event(ending)))
-                    .await;
+                let event = Arc::new(context.bare_event(ending));
+                context.recorder.until_it_lands(event).await;
             }
             return;
         }
@@ -236,7 +239,7 @@ pub(crate) async fn run(
     // Boxed, since hyper's future is large and this one lives as long as the exchange.
     let sent = Box::pin(timeout(
         shared.config.limits.response_head_timeout,
-        shared.client.send(&asked.name, &asked.upstream, request),
+        shared.client.send(&asked.upstream, request),
     ));
     let response = tokio::select! {
         response = sent => response,
@@ -418,7 +421,7 @@ async fn relay(
         yield_to_client().await;
     }
     // A crash before the record is durable cuts the client's answer too: it has no end yet.
-    let recorded = context.record(event).await;
+    let recorded = context.recorder.record(event).await;
 
     let pieces = match client {
         Client::Reading(pieces) => pieces,
@@ -484,7 +487,7 @@ impl Context {
         ending: Ending,
         refusal: Refusal,
     ) {
-        let recorded = self.record(self.bare_event(ending)).await;
+        let recorded = self.recorder.record(self.bare_event(ending)).await;
         let refusal = if recorded {
             refusal
         } else {
@@ -498,7 +501,7 @@ impl Context {
 
     /// Records an exchange whose client has left.
     async fn leave(&self, ending: Ending) {
-        self.record(self.bare_event(ending)).await;
+        self.recorder.record(self.bare_event(ending)).await;
     }
 
     /// The `llm.response` of an exchange without an answer.
@@ -521,6 +524,7 @@ impl Context {
     fn ending_attributes(&self, ending: Ending) -> Map<String, Value> {
         let mut attributes = Map::new();
         attributes.insert("audit.upstream".to_owned(), json!(self.upstream));
+        attributes.insert("audit.capture.point".to_owned(), json!(self.point.as_str()));
         attributes.insert("audit.outcome".to_owned(), json!(ending.outcome.as_str()));
         if let Some(reason) = ending.reason {
             attributes.insert("audit.outcome.reason".to_owned(), json!(reason));
@@ -603,130 +607,41 @@ impl Context {
         *response.extensions_mut() = parts.extensions.clone();
         response
     }
-
-    /// Appends the record of an answer; says whether it is durable. If not, it is tried again in the background.
-    async fn record(&self, event: Event) -> bool {
-        let shared = &self.shared;
-        let event = Arc::new(event);
-        let mut append = {
-            let (log, event) = (shared.log.clone(), Arc::clone(&event));
-            Box::pin(async move { log.append(event).await })
-        };
-        let error = match timeout(shared.config.limits.append_timeout, &mut append).await {
-            Ok(Ok(_)) => {
-                shared.log_works();
-                up(&shared.counters.responses);
-                return true;
-            }
-            Ok(Err(error)) => Some(error),
-            Err(_) => None,
-        };
-        shared.log_fails();
-        let why = error
-            .as_ref()
-            .map_or_else(|| "the log doesn't answer".to_owned(), ToString::to_string);
-        shared.notice(
-            Severity::Error,
-            "response_not_recorded",
-            format!("the client's answer was broken off, and the record is tried again: {why}"),
-            Some(self.stem.id),
-        );
-        // The client must not wait for what may take minutes; the task keeps the gateway from ending before it.
-        let context = self.detached();
-        up(&shared.counters.pending);
-        tokio::spawn(async move {
-            let landed = error.is_none() && append.await.is_ok();
-            if landed {
-                context.shared.log_works();
-                up(&context.shared.counters.responses);
-            } else {
-                context.record_in_background(event).await;
-            }
-            down(&context.shared.counters.pending);
-        });
-        false
-    }
-
-    fn detached(&self) -> Self {
-        Self {
-            shared: Arc::clone(&self.shared),
-            stem: self.stem.clone(),
-            upstream: self.upstream.clone(),
-            api: self.api.clone(),
-            streaming: self.streaming,
-            method: self.method.clone(),
-            stop: self.stop.clone(),
-            alive: self.alive.clone(),
-        }
-    }
-
-    /// Tries until the record is in the log, the time is up, or the gateway stops; then it says that it gave up.
-    async fn record_in_background(&self, event: Arc<Event>) {
-        let shared = &self.shared;
-        let until = Instant::now() + shared.config.limits.record_retry;
-        let mut stop = self.stop.clone();
-        let mut pause = Duration::from_millis(200);
-        loop {
-            // An append whose outcome was lost may have been durable all the same.
-            let there = matches!(shared.log.reader().position(event.id).await, Ok(Some(_)));
-            let appended = if there {
-                Ok(())
-            } else {
-                shared.log.append(Arc::clone(&event)).await.map(|_| ())
-            };
-            let error = match appended {
-                Ok(()) => {
-                    shared.log_works();
-                    up(&shared.counters.responses);
-                    return;
-                }
-                Err(error) => error,
-            };
-            shared.log_fails();
-            let hopeless = !matches!(error.kind(), ErrorKind::Unavailable | ErrorKind::Unknown);
-            if hopeless || Instant::now() >= until || *stop.borrow() {
-                up(&shared.counters.unrecorded);
-                shared.notice(
-                    Severity::Error,
-                    "response_lost",
-                    format!(
-                        "the record of an answer was given up: {}",
-                        with_causes(&error)
-                    ),
-                    Some(self.stem.id),
-                );
-                return;
-            }
-            tokio::select! {
-                () = tokio::time::sleep(pause) => {}
-                // One last try is made at once.
-                () = stopped(&mut stop) => {}
-            }
-            pause = (pause * 2).min(Duration::from_secs(30));
-        }
-    }
 }
 
 /// What the events of one exchange have in common.
 fn stem(shared: &Shared, asked: &Asked, now: Timestamp) -> Event {
-    let mut event = Event::new(
-        asked.id,
-        now,
-        Kind::new("llm.request").expect("the name follows the rule"),
-    );
-    event.actor.clone_from(&asked.ours.actor);
-    event.on_behalf_of.clone_from(&asked.ours.on_behalf_of);
-    event.subject.clone_from(&asked.ours.subject);
+    let kind = Kind::new("llm.request").expect("the name follows the rule");
+    let trace = headers::traceparent(&asked.parts.headers);
+    let mut event = event(shared, asked.id, kind, &asked.ours, trace);
+    event.time = now;
+    event
+        .session_id
+        .get_or_insert_with(|| asked.connection.clone());
+    event
+}
+
+/// An event of what a client does: what it says of itself, and else what the operator says of all of them.
+pub(crate) fn event(
+    shared: &Shared,
+    id: Uuid,
+    kind: Kind,
+    ours: &AuditHeaders,
+    trace: Option<(String, String)>,
+) -> Event {
+    let defaults = &shared.config.defaults;
+    let mut event = Event::new(id, shared.log.clock().now(), kind);
+    event.actor = ours.actor.clone().or_else(|| defaults.actor.clone());
+    event.on_behalf_of = ours
+        .on_behalf_of
+        .clone()
+        .or_else(|| defaults.on_behalf_of.clone());
+    event.subject = ours.subject.clone().or_else(|| defaults.subject.clone());
+    event.session_id = ours.session.clone().or_else(|| defaults.session.clone());
     event.system.clone_from(&shared.config.system);
-    event.session_id = Some(
-        asked
-            .ours
-            .session
-            .clone()
-            .unwrap_or_else(|| asked.connection.clone()),
-    );
-    event.correlation =
-        headers::traceparent(&asked.parts.headers).map(|(trace, span)| Correlation {
+    event.correlation = trace
+        .or_else(|| defaults.trace.clone())
+        .map(|(trace, span)| Correlation {
             trace_id: Some(trace),
             span_id: Some(span),
             ..Correlation::default()
@@ -743,10 +658,10 @@ fn request_attributes(shared: &Shared, asked: &Asked, head: &RequestHead) -> Map
     let mut kept = credentials::headers(&shared.log, &head.headers);
     let (path, query, in_query) = credentials::target(&shared.log, &head.path_and_query);
     kept.credentials.extend(in_query);
-    let source = if asked.ours.session.is_some() {
-        "header"
-    } else {
-        "connection"
+    let source = match (&asked.ours.session, &shared.config.defaults.session) {
+        (Some(_), _) => "header",
+        (None, Some(_)) => "gateway",
+        (None, None) => "connection",
     };
     let mut attributes = Map::new();
     let mut set = |name: &str, value: Value| attributes.insert(name.to_owned(), value);
@@ -760,6 +675,7 @@ fn request_attributes(shared: &Shared, asked: &Asked, head: &RequestHead) -> Map
     set("server.address", json!(asked.upstream.host()));
     set("server.port", json!(asked.upstream.port()));
     set("audit.session.source", json!(source));
+    set("audit.capture.point", json!(asked.point.as_str()));
     if !kept.credentials.is_empty() {
         set("audit.credential", Value::Array(kept.credentials));
     }

@@ -9,6 +9,7 @@ use http_body_util::BodyExt;
 use hyper::body::{Body as _, Incoming};
 use hyper::header::{self, HeaderValue};
 use hyper::http::request;
+use hyper::http::uri::Authority;
 use hyper::{HeaderMap, Method, Request, Response, StatusCode, Uri, Version};
 use serde_json::json;
 use tokio::sync::{mpsc, oneshot};
@@ -19,8 +20,9 @@ use crate::config::Upstream;
 use crate::counters::up;
 use crate::exchange::{self, Asked};
 use crate::headers::AuditHeaders;
+use crate::intercept::{door, host_name};
 use crate::refusal::{Code, Refusal, json_response};
-use crate::serving::Begun;
+use crate::serving::{Begun, Next};
 use crate::shared::Shared;
 
 /// Where the gateway answers for itself.
@@ -31,8 +33,56 @@ const HEALTH: &str = "/-/health";
 pub(crate) struct Connection {
     /// Names the session of requests that name none.
     session: OnceLock<String>,
+    /// Set where the client believes to speak with a provider's host.
+    intercepted: Option<Intercepted>,
     /// For the task that serves it.
     pub(crate) begun: Begun,
+    /// What becomes of the connection when its client has been answered, if it becomes something else.
+    pub(crate) next: Next,
+}
+
+/// Whom the client of a connection believes to speak with.
+#[derive(Debug)]
+pub(crate) struct Intercepted {
+    pub(crate) upstream: Upstream,
+    /// What the client said when it asked for the connection.
+    pub(crate) ours: AuditHeaders,
+}
+
+impl Connection {
+    pub(crate) fn intercepted(by: Intercepted) -> Self {
+        Self {
+            intercepted: Some(by),
+            ..Self::default()
+        }
+    }
+}
+
+/// Through which door a request came; the attribute `audit.capture.point`.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) enum Point {
+    ReverseProxy,
+    InterceptingProxy,
+    Tunnel,
+}
+
+impl Point {
+    pub(crate) fn as_str(self) -> &'static str {
+        match self {
+            Self::ReverseProxy => "reverse_proxy",
+            Self::InterceptingProxy => "intercepting_proxy",
+            Self::Tunnel => "tunnel",
+        }
+    }
+}
+
+/// Where a request goes.
+struct Routed {
+    name: String,
+    upstream: Upstream,
+    target: Uri,
+    ours: AuditHeaders,
+    point: Point,
 }
 
 /// Answers one request. If the client leaves, hyper drops this; what has been handed to the exchange goes on.
@@ -42,17 +92,28 @@ pub(crate) async fn serve(
     alive: mpsc::WeakSender<()>,
     request: Request<Incoming>,
 ) -> Result<Response<Body>, Infallible> {
-    if request.uri().path() == HEALTH {
+    // To a client that believes to speak with a provider, the provider's paths are all there is.
+    if connection.intercepted.is_none() && request.uri().path() == HEALTH {
         return Ok(health(&shared, request.method()));
     }
-    let (parts, body) = request.into_parts();
     let stopping = || Refusal::new(Code::Stopping, "the gateway is being stopped");
     // From here on the gateway doesn't end before this request.
-    let Some(alive) = alive.upgrade() else {
+    let weak = alive;
+    let Some(alive) = weak.upgrade() else {
         return Ok(refuse(&shared, stopping(), false));
     };
-    let routed = route(&shared, &parts);
-    let (name, upstream, target, ours) = match routed {
+    if request.method() == Method::CONNECT && connection.intercepted.is_none() {
+        let connected = door::connect(&shared, &connection, &alive, weak, request).await;
+        return Ok(connected.unwrap_or_else(|refusal| refuse(&shared, refusal, false)));
+    }
+    let (parts, body) = request.into_parts();
+    let Routed {
+        name,
+        upstream,
+        target,
+        ours,
+        point,
+    } = match route(&shared, &connection, &parts) {
         Ok(routed) => routed,
         Err(refusal) => return Ok(refuse(&shared, refusal, body.is_end_stream())),
     };
@@ -80,6 +141,7 @@ pub(crate) async fn serve(
         upstream,
         ours,
         connection: session,
+        point,
         body,
     };
     let (reply, replied) = oneshot::channel();
@@ -145,8 +207,9 @@ fn health(shared: &Shared, method: &Method) -> Response<Body> {
 /// Where a request goes, if it may go there.
 fn route(
     shared: &Shared,
+    connection: &Connection,
     parts: &request::Parts,
-) -> Result<(String, Upstream, Uri, AuditHeaders), Refusal> {
+) -> Result<Routed, Refusal> {
     // HTTP/1.0 knows no chunks: there a client can't tell an answer that was cut from a whole one.
     if parts.version != Version::HTTP_11 {
         return Err(Refusal::new(
@@ -161,12 +224,12 @@ fn route(
         ));
     }
     let mut hosts = parts.headers.get_all(header::HOST).iter();
-    if hosts.next().is_none() || hosts.next().is_some() {
+    let (Some(host), None) = (hosts.next(), hosts.next()) else {
         return Err(Refusal::new(
             Code::BadRequest,
             "a request has one host header",
         ));
-    }
+    };
     if let Some(expect) = parts.headers.get(header::EXPECT)
         && !expect.as_bytes().eq_ignore_ascii_case(b"100-continue")
     {
@@ -175,35 +238,93 @@ fn route(
             "only 100-continue can be expected",
         ));
     }
+    // RFC 9112 §3.2.2: in absolute form the authority counts, and the host header doesn't.
+    let authority = parts.uri.authority().map(Authority::as_str);
+    let host = authority.or_else(|| host.to_str().ok()).unwrap_or_default();
+    let ours = AuditHeaders::of(&parts.headers)?;
+    if let Some(intercepted) = &connection.intercepted {
+        return through(intercepted, host, parts, ours);
+    }
+    if parts.uri.scheme().is_some() {
+        let intercepted = door::plain(shared, &parts.uri)?;
+        return through(&intercepted, host, parts, ours);
+    }
     let path = parts.uri.path();
-    let Some((name, rest)) = path
-        .strip_prefix('/')
-        .map(|p| p.split_once('/').unwrap_or((p, "")))
-    else {
-        return Err(unknown_upstream(shared));
+    let named = shared.config.upstreams.iter().find(|(_, upstream)| {
+        authority_host(host).is_some_and(|host| upstream.hosts.iter().any(|h| h.matches(&host)))
+    });
+    let (name, upstream, rest) = match named {
+        Some((name, upstream)) => (name, upstream, path.trim_start_matches('/')),
+        None => {
+            let (name, rest) = path
+                .strip_prefix('/')
+                .map(|p| p.split_once('/').unwrap_or((p, "")))
+                .ok_or_else(|| unknown_upstream(shared))?;
+            let (name, upstream) = shared
+                .config
+                .upstreams
+                .get_key_value(name)
+                .ok_or_else(|| unknown_upstream(shared))?;
+            (name, upstream, rest)
+        }
     };
-    let upstream = shared
-        .config
-        .upstreams
-        .get(name)
-        .ok_or_else(|| unknown_upstream(shared))?;
     // A dot segment could climb out of the upstream's base path.
     if rest.split(['/', '\\']).any(is_dot_segment) {
         return Err(Refusal::new(Code::BadRequest, "the path has dot segments"));
     }
-    let ours = AuditHeaders::of(&parts.headers)?;
     let query = parts
         .uri
         .query()
         .map(|q| format!("?{q}"))
         .unwrap_or_default();
-    let target = Uri::builder()
+    let path_and_query = format!("{}/{rest}{query}", upstream.path);
+    Ok(Routed {
+        name: name.clone(),
+        target: target(upstream, &path_and_query)?,
+        upstream: upstream.clone(),
+        ours,
+        point: Point::ReverseProxy,
+    })
+}
+
+/// A request that comes as if to the provider itself: nothing of its path is changed.
+fn through(
+    intercepted: &Intercepted,
+    host: &str,
+    parts: &request::Parts,
+    ours: AuditHeaders,
+) -> Result<Routed, Refusal> {
+    let upstream = &intercepted.upstream;
+    // Whoever asks for one host and names another would be recorded at the wrong one.
+    if authority_host(host).as_deref() != Some(upstream.host_name()) {
+        return Err(Refusal::new(
+            Code::Misdirected,
+            "the host header names another host than the connection was made for",
+        ));
+    }
+    let path_and_query = parts.uri.path_and_query().map_or("/", |p| p.as_str());
+    Ok(Routed {
+        name: upstream.host_name().to_owned(),
+        target: target(upstream, path_and_query)?,
+        upstream: upstream.clone(),
+        ours: ours.or(&intercepted.ours),
+        point: Point::InterceptingProxy,
+    })
+}
+
+fn target(upstream: &Upstream, path_and_query: &str) -> Result<Uri, Refusal> {
+    Uri::builder()
         .scheme(upstream.scheme.clone())
         .authority(upstream.authority.clone())
-        .path_and_query(format!("{}/{rest}{query}", upstream.path))
+        .path_and_query(path_and_query)
         .build()
-        .map_err(|_e| Refusal::new(Code::BadRequest, "the path can't be passed on"))?;
-    Ok((name.to_owned(), upstream.clone(), target, ours))
+        .map_err(|_e| Refusal::new(Code::BadRequest, "the path can't be passed on"))
+}
+
+/// The host of an authority, as patterns compare it.
+fn authority_host(authority: &str) -> Option<String> {
+    let authority: Authority = authority.parse().ok()?;
+    host_name(authority.host())
 }
 
 fn unknown_upstream(shared: &Shared) -> Refusal {

@@ -10,7 +10,7 @@ use crate::refusal::{Code, Refusal};
 pub(crate) const OURS: &str = "x-audit-";
 
 /// What a client says about its request to us.
-#[derive(Debug, Default, PartialEq, Eq)]
+#[derive(Debug, Clone, Default, PartialEq, Eq)]
 pub(crate) struct AuditHeaders {
     pub(crate) session: Option<String>,
     pub(crate) actor: Option<Actor>,
@@ -50,6 +50,18 @@ impl AuditHeaders {
             }
         }
         Ok(ours)
+    }
+}
+
+impl AuditHeaders {
+    /// What this says, and where it says nothing, what `other` does.
+    pub(crate) fn or(self, other: &Self) -> Self {
+        Self {
+            session: self.session.or_else(|| other.session.clone()),
+            actor: self.actor.or_else(|| other.actor.clone()),
+            on_behalf_of: self.on_behalf_of.or_else(|| other.on_behalf_of.clone()),
+            subject: self.subject.or_else(|| other.subject.clone()),
+        }
     }
 }
 

@@ -25,6 +25,9 @@ pub(crate) enum Code {
     UpstreamTimeout,
     UpstreamFailed,
     Stopping,
+    Misdirected,
+    HostNotAllowed,
+    Loop,
 }
 
 impl Code {
@@ -44,6 +47,9 @@ impl Code {
             Self::UpstreamTimeout => "upstream_timeout",
             Self::UpstreamFailed => "upstream_failed",
             Self::Stopping => "gateway_stopped",
+            Self::Misdirected => "misdirected",
+            Self::HostNotAllowed => "host_not_allowed",
+            Self::Loop => "loop",
         }
     }
 
@@ -60,6 +66,9 @@ impl Code {
             Self::RecordRefused => StatusCode::INTERNAL_SERVER_ERROR,
             Self::UpstreamUnreachable | Self::UpstreamFailed => StatusCode::BAD_GATEWAY,
             Self::UpstreamTimeout => StatusCode::GATEWAY_TIMEOUT,
+            Self::Misdirected => StatusCode::MISDIRECTED_REQUEST,
+            Self::HostNotAllowed => StatusCode::FORBIDDEN,
+            Self::Loop => StatusCode::LOOP_DETECTED,
         }
     }
 }

@@ -8,6 +8,7 @@ use std::sync::atomic::Ordering;
 use std::time::Duration;
 
 use audit_core::log::Log;
+use hyper::rt::{Read, Write};
 use hyper::server::conn::http1;
 use hyper::service::service_fn;
 use hyper_util::rt::TokioTimer;
@@ -121,8 +122,8 @@ impl Bound {
             log,
             client,
             listener,
+            address,
             counters,
-            ..
         } = self;
         let limits = config.limits.clone();
         let (draining, drain) = watch::channel(false);
@@ -132,6 +133,8 @@ impl Bound {
             log,
             client,
             counters: Arc::clone(&counters.0),
+            address,
+            drain,
             stop,
         });
         let looking = tokio::spawn(look_around(Arc::clone(&shared)));
@@ -153,7 +156,7 @@ impl Bound {
                 (slot, accepted) = next => match accepted {
                     Ok((stream, _)) => {
                         up(&shared.counters.connections);
-                        connections.spawn(connection(Arc::clone(&shared), stream, slot, alive.downgrade(), drain.clone()));
+                        connections.spawn(connection(Arc::clone(&shared), stream, slot, alive.downgrade()));
                     }
                     Err(error) => {
                         shared.notice(Severity::Warning, "accept_failed", format!("can't accept: {error}"), None);
@@ -226,13 +229,12 @@ async fn gone(ended: &mut mpsc::Receiver<()>) {
     while ended.recv().await.is_some() {}
 }
 
-/// Serves one connection.
+/// Serves one connection, and what becomes of it.
 async fn connection(
     shared: Arc<Shared>,
     stream: TcpStream,
     slot: OwnedSemaphorePermit,
     alive: mpsc::WeakSender<()>,
-    mut drain: watch::Receiver<bool>,
 ) {
     if let Err(error) = stream.set_nodelay(true) {
         shared.notice(
@@ -243,8 +245,24 @@ async fn connection(
         );
         return;
     }
-    let limits: &Limits = &shared.config.limits;
+    let io = StallGuard::new(stream, shared.config.limits.client_stall_timeout);
     let connection = Arc::new(Connection::default());
+    serve(shared, io, Arc::clone(&connection), alive).await;
+    // The client asked for a tunnel and was told that it has one.
+    if let Some(next) = connection.next.take() {
+        next.await;
+    }
+    drop(slot);
+}
+
+/// Serves a client over what carries its bytes, until it leaves or the gateway is stopped.
+pub(crate) async fn serve(
+    shared: Arc<Shared>,
+    io: impl Read + Write + Unpin + Send + 'static,
+    connection: Arc<Connection>,
+    alive: mpsc::WeakSender<()>,
+) {
+    let limits: &Limits = &shared.config.limits;
     let service = service_fn(|request| {
         front::serve(
             Arc::clone(&shared),
@@ -263,8 +281,8 @@ async fn connection(
         // A date that the provider didn't send would be ours, not the provider's.
         .auto_date_header(false)
         .half_close(false);
-    let io = StallGuard::new(stream, limits.client_stall_timeout);
-    let mut serving = pin!(builder.serve_connection(io, service));
+    let mut drain = shared.drain.clone();
+    let mut serving = pin!(builder.serve_connection(io, service).with_upgrades());
     let mut draining = pin!(crate::exchange::stopped(&mut drain));
     let mut told = false;
     let serving = std::future::poll_fn(|cx| {
@@ -276,5 +294,4 @@ async fn connection(
         serving.as_mut().poll(cx).map(drop)
     });
     crate::serving::drive(serving, &connection.begun).await;
-    drop(slot);
 }

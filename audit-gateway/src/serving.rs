@@ -25,6 +25,26 @@ impl std::fmt::Debug for Begun {
     }
 }
 
+/// What a connection becomes when HTTP on it has ended, as `CONNECT` has it.
+#[derive(Default)]
+pub(crate) struct Next(Mutex<Option<Exchange>>);
+
+impl std::fmt::Debug for Next {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.debug_struct("Next").finish_non_exhaustive()
+    }
+}
+
+impl Next {
+    pub(crate) fn set(&self, next: Exchange) {
+        *self.0.lock().unwrap_or_else(PoisonError::into_inner) = Some(next);
+    }
+
+    pub(crate) fn take(&self) -> Option<Exchange> {
+        self.0.lock().unwrap_or_else(PoisonError::into_inner).take()
+    }
+}
+
 impl Begun {
     /// Hands an exchange to the connection's task, from within serving.
     pub(crate) fn push(&self, exchange: Exchange) {

@@ -1,5 +1,6 @@
 //! What the tasks of one gateway share.
 
+use std::net::SocketAddr;
 use std::sync::Arc;
 use std::sync::atomic::Ordering;
 
@@ -17,6 +18,10 @@ pub(crate) struct Shared {
     pub(crate) log: Log,
     pub(crate) client: Client,
     pub(crate) counters: Arc<Counters>,
+    /// Where clients connect.
+    pub(crate) address: SocketAddr,
+    /// Becomes true when nothing new is to begin.
+    pub(crate) drain: watch::Receiver<bool>,
     /// Becomes true when open exchanges have to end.
     pub(crate) stop: watch::Receiver<bool>,
 }

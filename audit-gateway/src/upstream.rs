@@ -45,7 +45,7 @@ type Whole = Request<Full<Bytes>>;
 pub(crate) struct Client {
     connector: Timed,
     protocol: http1::Builder,
-    /// By the upstream's name; the one that was used last stands at the end.
+    /// By scheme and authority; the one that was used last stands at the end.
     idle: Mutex<HashMap<String, Vec<Idle>>>,
 }
 
@@ -74,7 +74,7 @@ pub(crate) struct Answer {
     /// Whether the body was read to its end.
     ended: bool,
     link: Link,
-    upstream: String,
+    origin: String,
 }
 
 impl Client {
@@ -115,12 +115,13 @@ impl Client {
     /// sent, another connection is taken; what may have arrived is never sent twice.
     pub(crate) async fn send(
         &self,
-        name: &str,
         upstream: &Upstream,
         mut request: Whole,
     ) -> std::result::Result<Answer, Failure> {
+        // By origin: upstreams that lead to the same server share its connections.
+        let origin = format!("{}://{}", upstream.scheme, upstream.authority);
         loop {
-            let (mut link, kept) = match self.kept(name).await {
+            let (mut link, kept) = match self.kept(&origin).await {
                 Some(link) => (link, true),
                 None => (self.connect(upstream).await?, false),
             };
@@ -132,7 +133,7 @@ impl Client {
                         ended: body.is_end_stream(),
                         body,
                         link,
-                        upstream: name.to_owned(),
+                        origin,
                     });
                 }
                 Err(mut error) => match error.take_message() {
@@ -144,9 +145,9 @@ impl Client {
     }
 
     /// A kept connection that is still open.
-    async fn kept(&self, name: &str) -> Option<Link> {
+    async fn kept(&self, origin: &str) -> Option<Link> {
         loop {
-            let mut idle = self.idle().get_mut(name)?.pop()?;
+            let mut idle = self.idle().get_mut(origin)?.pop()?;
             if idle.since.elapsed() < IDLE && idle.link.is_ready().await {
                 return Some(idle.link);
             }
@@ -189,7 +190,7 @@ impl Client {
             body,
             ended,
             mut link,
-            upstream,
+            origin,
             ..
         } = answer;
         drop(body);
@@ -197,7 +198,7 @@ impl Client {
             return;
         }
         let mut idle = self.idle();
-        let those = idle.entry(upstream).or_default();
+        let those = idle.entry(origin).or_default();
         if those.len() < IDLE_MAX {
             those.push(Idle {
                 link,
@@ -210,12 +211,14 @@ impl Client {
     pub(crate) fn sweep(&self) {
         // Who uses a connection next asks for its wake-ups anew.
         let mut cx = Context::from_waker(Waker::noop());
-        for those in self.idle().values_mut() {
+        // A proxy's clients may name any number of hosts, so those without a connection are forgotten.
+        self.idle().retain(|_, those| {
             those.retain_mut(|idle| {
                 idle.link.drive(&mut cx);
                 idle.since.elapsed() < IDLE && idle.link.connection.is_some()
             });
-        }
+            !those.is_empty()
+        });
     }
 
     fn idle(&self) -> MutexGuard<'_, HashMap<String, Vec<Idle>>> {
@@ -290,7 +293,7 @@ impl Link {
 
 fn roots(config: &Config) -> Result<RootCertStore> {
     let mut roots = RootCertStore::empty();
-    if !config.upstreams.values().any(Upstream::is_tls) {
+    if config.intercept.is_none() && !config.upstreams.values().any(Upstream::is_tls) {
         return Ok(roots);
     }
     for der in &config.extra_roots {

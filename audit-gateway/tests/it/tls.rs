@@ -15,7 +15,7 @@ use crate::client::{exchange, post};
 use crate::support::Bench;
 
 /// A provider with a certificate of its own making for `localhost`, which is answered with.
-async fn provider() -> (SocketAddr, Vec<u8>) {
+pub(crate) async fn provider() -> (SocketAddr, Vec<u8>) {
     let key = KeyPair::generate().unwrap();
     let certificate = CertificateParams::new(vec!["localhost".to_owned()])
         .unwrap()
