@@ -40,6 +40,7 @@ mod attributes;
 pub mod credentials;
 mod encoding;
 mod head;
+mod hosts;
 mod json;
 mod provider;
 mod request;
@@ -50,6 +51,7 @@ pub use add::add_facts;
 pub use api::{Api, Operation, detect};
 pub use encoding::DECODED_BYTES_MAX;
 pub use head::{RequestHead, ResponseHead};
+pub use hosts::provider_hosts;
 pub use request::{IDS_MAX, RequestFacts, ToolResult, request_facts};
 pub use response::{
     ApiError, BODY_BYTES_MAX, Outcome, Progress, ResponseFacts, ResponseParser, TEXT_BYTES_MAX,

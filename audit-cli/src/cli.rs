@@ -31,6 +31,17 @@ pub(crate) enum Command {
     Init(InitArgs),
     /// Run the gateway: a reverse proxy that records every exchange with an LLM provider
     Serve(ServeArgs),
+    /// Run a command, and record its exchanges with LLM providers as one session
+    ///
+    /// The command gets a gateway of its own: base URLs of providers, an HTTPS proxy with its certificate, and trace
+    /// context stand in its environment, and in nobody else's. Its exit code is passed on; 128 + N if signal N ended it.
+    /// 125: this program failed; 126: the command can't be run; 127: it isn't there.
+    Run(RunArgs),
+    /// The certificate authority with which `serve --intercept` and `run` stand in for providers' hosts
+    Ca {
+        #[command(subcommand)]
+        command: CaCommand,
+    },
     /// Record an event, or with `-` one event per line of JSON on stdin
     Emit(EmitArgs),
     /// List events
@@ -209,6 +220,53 @@ pub(crate) struct ServeArgs {
         help = "Where /NAME/… goes, for example openai=https://api.openai.com; can be given several times"
     )]
     pub(crate) upstream: Vec<String>,
+    /// Be an HTTPS proxy too, which looks into what goes to providers and passes on the rest
+    #[arg(long)]
+    pub(crate) intercept: bool,
+}
+
+#[derive(Debug, Args)]
+pub(crate) struct RunArgs {
+    /// The session in which everything is recorded [default: a new random one]
+    #[arg(long, value_name = "ID")]
+    pub(crate) session: Option<String>,
+    /// The agent that acts
+    #[arg(long, value_name = "ID")]
+    pub(crate) actor: Option<String>,
+    /// The person for whom
+    #[arg(long, value_name = "ID")]
+    pub(crate) on_behalf_of: Option<String>,
+    /// The pseudonymous data subject
+    #[arg(long, value_name = "ID")]
+    pub(crate) subject: Option<String>,
+    /// Don't intercept TLS: only clients that take their base URL from the environment are recorded
+    #[arg(long)]
+    pub(crate) no_intercept: bool,
+    /// Refuse HTTPS to hosts that are not recorded, for clients that use the proxy
+    #[arg(long, conflicts_with = "no_intercept")]
+    pub(crate) refuse_others: bool,
+    /// The command and its arguments, behind `--`
+    #[arg(value_name = "CMD", required = true, last = true)]
+    pub(crate) command: Vec<std::ffi::OsString>,
+}
+
+#[derive(Debug, Subcommand)]
+pub(crate) enum CaCommand {
+    /// Make a certificate authority for interception: a key file, and beside it the certificate as PEM
+    Create {
+        /// A host for which it may issue certificates: a name, .NAME for every host below it, * within a label, or an
+        /// address; can be given several times [default: those of all known providers]
+        #[arg(long = "host", value_name = "HOST")]
+        hosts: Vec<String>,
+        /// Where to put the key; the certificate goes beside it [default: audit-trail-ca.key beside the settings]
+        #[arg(long, value_name = "FILE")]
+        file: Option<PathBuf>,
+        /// Don't seal the key file with a passphrase: whoever reads it holds the key
+        #[arg(long)]
+        no_passphrase: bool,
+    },
+    /// Print the certificate as PEM, and say for which hosts and until when it is
+    Show,
 }
 
 #[derive(Debug, Args)]

@@ -69,7 +69,77 @@ pub(crate) struct ServeFile {
     #[serde(skip_serializing_if = "Option::is_none")]
     pub(crate) system: Option<String>,
     #[serde(default, skip_serializing_if = "BTreeMap::is_empty")]
-    pub(crate) upstreams: BTreeMap<String, String>,
+    pub(crate) upstreams: BTreeMap<String, UpstreamFile>,
+    #[serde(default, skip_serializing_if = "InterceptFile::is_empty")]
+    pub(crate) intercept: InterceptFile,
+}
+
+/// An upstream: its base URL, or that and more.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(untagged)]
+pub(crate) enum UpstreamFile {
+    Url(String),
+    Table(UpstreamTable),
+}
+
+/// The section `serve.upstreams.NAME`.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub(crate) struct UpstreamTable {
+    pub(crate) url: String,
+    /// Whose wire format it speaks, whatever its name.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub(crate) provider: Option<String>,
+    /// Virtual hosts: requests whose host header names one go here.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub(crate) hosts: Vec<String>,
+}
+
+impl UpstreamFile {
+    pub(crate) fn url(&self) -> &str {
+        match self {
+            Self::Url(url) => url,
+            Self::Table(table) => &table.url,
+        }
+    }
+}
+
+impl From<&str> for UpstreamFile {
+    fn from(url: &str) -> Self {
+        Self::Url(url.to_owned())
+    }
+}
+
+/// The section `serve.intercept`.
+#[derive(Debug, Clone, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub(crate) struct InterceptFile {
+    /// Whether `serve` intercepts without being told so by its flag.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub(crate) enabled: Option<bool>,
+    /// The file with the certificate authority's key.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub(crate) ca: Option<PathBuf>,
+    /// The hosts that are intercepted; without, those of all known providers.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub(crate) hosts: Option<Vec<String>>,
+    /// What becomes of clients that ask for other hosts.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub(crate) others: Option<OthersFile>,
+}
+
+/// What becomes of a tunnel to a host that isn't intercepted.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "lowercase")]
+pub(crate) enum OthersFile {
+    Tunnel,
+    Refuse,
+}
+
+impl InterceptFile {
+    fn is_empty(&self) -> bool {
+        *self == Self::default()
+    }
 }
 
 impl ServeFile {

@@ -16,7 +16,16 @@ use clap::Parser;
 #[must_use]
 pub fn main() -> ExitCode {
     // A closed pipe (`audit-trail log | head`) ends a write with an error, which `output` turns into a quiet end.
-    let cli = cli::Cli::parse();
+    let cli = match cli::Cli::try_parse() {
+        Ok(cli) => cli,
+        Err(e) => {
+            // Whoever reads the exit code of `run` must be able to tell it from the command's.
+            let own = e.use_stderr() && commands::is_run(std::env::args_os());
+            drop(e.print());
+            let code = u8::try_from(e.exit_code()).unwrap_or(2);
+            return ExitCode::from(if own { commands::RUN_FAILED } else { code });
+        }
+    };
     match commands::run(cli) {
         Ok(code) => ExitCode::from(code),
         Err(e) if output::is_closed_pipe(&e) => ExitCode::SUCCESS,

@@ -88,10 +88,13 @@ impl Config {
             .flat_map(|upstream| upstream.hosts.iter().map(HostPattern::as_str))
             .collect();
         hosts.sort_unstable();
-        if let Some(twice) = hosts.windows(2).find(|pair| pair[0] == pair[1]) {
+        if let Some(twice) = hosts
+            .iter()
+            .zip(hosts.iter().skip(1))
+            .find_map(|(a, b)| (a == b).then_some(a))
+        {
             return Err(Error::invalid(format!(
-                "two upstreams have the virtual host {}",
-                twice[0]
+                "two upstreams have the virtual host {twice}"
             )));
         }
         if let Some(intercept) = &self.intercept {

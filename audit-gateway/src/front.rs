@@ -253,20 +253,19 @@ fn route(
     let named = shared.config.upstreams.iter().find(|(_, upstream)| {
         authority_host(host).is_some_and(|host| upstream.hosts.iter().any(|h| h.matches(&host)))
     });
-    let (name, upstream, rest) = match named {
-        Some((name, upstream)) => (name, upstream, path.trim_start_matches('/')),
-        None => {
-            let (name, rest) = path
-                .strip_prefix('/')
-                .map(|p| p.split_once('/').unwrap_or((p, "")))
-                .ok_or_else(|| unknown_upstream(shared))?;
-            let (name, upstream) = shared
-                .config
-                .upstreams
-                .get_key_value(name)
-                .ok_or_else(|| unknown_upstream(shared))?;
-            (name, upstream, rest)
-        }
+    let (name, upstream, rest) = if let Some((name, upstream)) = named {
+        (name, upstream, path.strip_prefix('/').unwrap_or(path))
+    } else {
+        let (name, rest) = path
+            .strip_prefix('/')
+            .map(|p| p.split_once('/').unwrap_or((p, "")))
+            .ok_or_else(|| unknown_upstream(shared))?;
+        let (name, upstream) = shared
+            .config
+            .upstreams
+            .get_key_value(name)
+            .ok_or_else(|| unknown_upstream(shared))?;
+        (name, upstream, rest)
     };
     // A dot segment could climb out of the upstream's base path.
     if rest.split(['/', '\\']).any(is_dot_segment) {

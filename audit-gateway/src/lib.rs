@@ -81,6 +81,6 @@ mod upstream;
 pub use config::{Config, Defaults, Limits, Upstream};
 pub use counters::Summary;
 pub use error::{Error, ErrorKind, Result};
-pub use intercept::{CertificateAuthority, HostPattern, Intercept, TunnelPolicy};
+pub use intercept::{CertificateAuthority, HostPattern, Intercept, TunnelPolicy, provider_hosts};
 pub use report::{Notice, Reporter, Severity};
 pub use server::{Bound, Gateway, Health};

@@ -1,7 +1,7 @@
 //! `audit-trail config show`.
 
 use crate::cli::ConfigCommand;
-use crate::config::{Settings, Source};
+use crate::config::{OthersFile, Settings, Source, UpstreamFile};
 use crate::context::StoreUrl;
 use crate::error::Result;
 use crate::output;
@@ -42,12 +42,37 @@ pub(crate) fn run(settings: &Settings, command: &ConfigCommand) -> Result<u8> {
         &serve.listen,
         &source(settings.serve.listen.is_some()),
     )?;
-    for (name, url) in &serve.upstreams {
-        show(
-            &format!("serve.upstreams.{name}"),
-            url,
-            &source(settings.serve.upstreams.contains_key(name)),
-        )?;
+    for (name, upstream) in &serve.upstreams {
+        let source = source(settings.serve.upstreams.contains_key(name));
+        let what = format!("serve.upstreams.{name}");
+        let UpstreamFile::Table(table) = upstream else {
+            show(&what, upstream.url(), &source)?;
+            continue;
+        };
+        show(&format!("{what}.url"), &table.url, &source)?;
+        if let Some(provider) = &table.provider {
+            show(&format!("{what}.provider"), provider, &source)?;
+        }
+        if !table.hosts.is_empty() {
+            show(&format!("{what}.hosts"), &table.hosts.join(", "), &source)?;
+        }
+    }
+    let intercept = &settings.serve.intercept;
+    if let Some(enabled) = intercept.enabled {
+        show("serve.intercept.enabled", &enabled.to_string(), &file())?;
+    }
+    if let Some(ca) = &intercept.ca {
+        show("serve.intercept.ca", &ca.to_string_lossy(), &file())?;
+    }
+    if let Some(hosts) = &intercept.hosts {
+        show("serve.intercept.hosts", &hosts.join(", "), &file())?;
+    }
+    if let Some(others) = intercept.others {
+        let others = match others {
+            OthersFile::Tunnel => "tunnel",
+            OthersFile::Refuse => "refuse",
+        };
+        show("serve.intercept.others", others, &file())?;
     }
     let numbers = [
         (

@@ -15,7 +15,7 @@ use audit_tlog::Hash;
 use audit_tracer::{Auditor, NewLog, NewStore};
 
 use crate::cli::InitArgs;
-use crate::config::{CONFIG_NAME, ConfigFile, Settings, Source};
+use crate::config::{CONFIG_NAME, ConfigFile, InterceptFile, ServeFile, Settings, Source};
 use crate::context::StoreUrl;
 use crate::error::{CliError, Result};
 use crate::output;
@@ -36,6 +36,8 @@ pub(crate) struct Wanted {
     pub(crate) passphrase: Option<Passphrase>,
     /// The log that it succeeds.
     pub(crate) succession: Option<Succession>,
+    /// Where to put the key of a certificate authority for interception.
+    pub(crate) ca: Option<PathBuf>,
 }
 
 /// What was made.
@@ -110,7 +112,10 @@ pub(crate) async fn run(settings: &Settings, args: &InitArgs) -> Result<u8> {
         auditor,
         passphrase,
         succession: None,
+        // The secret service seals a key ring by itself; a file beside it would lie open.
+        ca: (sealed || args.no_passphrase).then(|| here.join(super::ca::CA_FILE)),
     };
+    let ca_file = wanted.ca.clone();
     let auditor_file = wanted.auditor.as_ref().err().cloned();
     // Without the password that a URL of a server may have.
     let store_shown = if wanted.store.path().is_some() {
@@ -135,6 +140,14 @@ pub(crate) async fn run(settings: &Settings, args: &InitArgs) -> Result<u8> {
         }
     ));
     output::note(&format!("settings  {}", config.display()));
+    let authority = match &ca_file {
+        Some(path) => format!(
+            "{}  (signs certificates for `run` and `serve --intercept`; clients trust the .pem beside it)",
+            path.display()
+        ),
+        None => "none; to intercept TLS, make one with `audit-trail ca create`".to_owned(),
+    };
+    output::note(&format!("authority {authority}"));
     output::note(&format!(
         "state     {}{}",
         settings.state_dir.value.display(),
@@ -164,6 +177,9 @@ pub(crate) async fn run(settings: &Settings, args: &InitArgs) -> Result<u8> {
     );
     output::note("\nnext:");
     output::note(
+        "  audit-trail run -- CMD …          # record what an agent asks of its providers",
+    );
+    output::note(
         "  audit-trail serve                 # then point a client at http://127.0.0.1:8484/openai/v1",
     );
     output::note("  audit-trail log --follow          # see what it records");
@@ -174,6 +190,8 @@ pub(crate) async fn run(settings: &Settings, args: &InitArgs) -> Result<u8> {
 /// Makes keys, store, log and configuration file. If a step fails, what the steps before it made is removed again.
 pub(crate) async fn make_log(wanted: Wanted) -> Result<Made> {
     let state = StateFile::new(&wanted.state_dir, &wanted.origin);
+    let sealing = wanted.passphrase.clone();
+    let (ca, origin) = (wanted.ca, wanted.origin.clone());
     let made = NewLog {
         origin: wanted.origin,
         store: NewStore::Url(wanted.store),
@@ -204,12 +222,33 @@ pub(crate) async fn make_log(wanted: Wanted) -> Result<Made> {
         state_dir: Some(wanted.state_dir),
         vkey: Some(vkey.clone()),
         opened: Some(made.opened.to_string()),
+        serve: ServeFile {
+            intercept: InterceptFile {
+                ca: ca.clone(),
+                ..InterceptFile::default()
+            },
+            ..ServeFile::default()
+        },
         ..ConfigFile::default()
     };
+    let authority = match &ca {
+        Some(path) => {
+            let hosts = audit_gateway::provider_hosts();
+            super::ca::write(path, &origin, &hosts, sealing.as_ref()).map(drop)
+        }
+        None => Ok(()),
+    };
+    if let Err(e) = authority {
+        made.discard();
+        return Err(e);
+    }
     let written = file
         .to_text()
         .and_then(|text| write_new(&wanted.config, text.as_bytes()));
     if let Err(e) = written {
+        if let Some(path) = &ca {
+            super::ca::discard(path);
+        }
         made.discard();
         return Err(e);
     }

@@ -2,6 +2,7 @@
 
 mod backup;
 mod bundle;
+mod ca;
 mod checkpoint;
 mod config;
 mod copy;
@@ -16,12 +17,14 @@ mod mirror;
 mod prove;
 mod restore;
 mod retention;
+mod run;
 mod serve;
 mod show;
 mod verify;
 
 pub(crate) use init::{Made, Wanted, make_log};
 pub(crate) use log::{header as log_header, row as log_row};
+pub(crate) use run::FAILED as RUN_FAILED;
 pub(crate) use serve::Stderr;
 pub(crate) use verify::{Request, run_verifier};
 
@@ -54,6 +57,8 @@ pub(crate) fn run(cli: Cli) -> Result<u8> {
             block_on(init::run(&settings, &args))
         }
         Command::Serve(args) => block_on(serve::run(&context()?, &args)),
+        Command::Run(args) => run::run(&context, &args),
+        Command::Ca { command } => ca::run(&context()?, &command),
         Command::Emit(args) => block_on(emit::run(&context()?, args)),
         Command::Log(args) => block_on(log::run(&context()?, &args)),
         Command::Show(args) => block_on(show::run(&context()?, &args)),
@@ -79,6 +84,14 @@ pub(crate) fn run(cli: Cli) -> Result<u8> {
             Ok(0)
         }
     }
+}
+
+/// Whether a command line that couldn't be read was one of `run`.
+pub(crate) fn is_run(arguments: impl Iterator<Item = std::ffi::OsString>) -> bool {
+    arguments
+        .skip(1)
+        .take_while(|argument| argument != "--")
+        .any(|argument| argument == "run")
 }
 
 /// Reads a configuration file with everything in it that is looked at before a command does something.

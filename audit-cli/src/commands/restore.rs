@@ -346,6 +346,7 @@ async fn open_successor(
         auditor: Ok(successor.auditor),
         passphrase: successor.passphrase,
         succession: Some(succession),
+        ca: None,
     })
     .await
 }

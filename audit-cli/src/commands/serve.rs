@@ -6,10 +6,10 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use audit_core::event::SystemRef;
-use audit_gateway::{Config, Gateway, Upstream};
+use audit_gateway::{Config, Gateway, HostPattern, Intercept, Upstream};
 
 use crate::cli::ServeArgs;
-use crate::config::Settings;
+use crate::config::{Settings, UpstreamFile};
 use crate::context::Context;
 use crate::error::{CliError, Result};
 use crate::output;
@@ -17,7 +17,7 @@ use crate::output;
 /// The gateway's settings after flags, file and defaults.
 pub(crate) struct Effective {
     pub(crate) listen: String,
-    pub(crate) upstreams: BTreeMap<String, String>,
+    pub(crate) upstreams: BTreeMap<String, UpstreamFile>,
 }
 
 const LISTEN: &str = "127.0.0.1:8484";
@@ -31,14 +31,14 @@ pub(crate) fn effective(
     listen: Option<&str>,
     upstreams: &[String],
 ) -> Result<Effective> {
-    let mut all: BTreeMap<String, String> = UPSTREAMS
+    let mut all: BTreeMap<String, UpstreamFile> = UPSTREAMS
         .iter()
-        .map(|(name, url)| ((*name).to_owned(), (*url).to_owned()))
+        .map(|(name, url)| ((*name).to_owned(), UpstreamFile::from(*url)))
         .collect();
     all.extend(settings.serve.upstreams.clone());
     for text in upstreams {
         let (name, url) = super::pair("--upstream", text)?;
-        all.insert(name.to_owned(), url.to_owned());
+        all.insert(name.to_owned(), UpstreamFile::from(url));
     }
     Ok(Effective {
         listen: listen
@@ -62,7 +62,35 @@ impl audit_gateway::Reporter for Stderr {
     }
 }
 
-fn config(settings: &Settings, args: &ServeArgs) -> Result<Config> {
+fn upstream(name: &str, file: &UpstreamFile) -> Result<Upstream> {
+    let wrong = |e: audit_gateway::Error| {
+        CliError::because(format!("upstream {name}"), &e)
+            .code(2)
+            .hint("for example --upstream openai=https://api.openai.com")
+    };
+    let upstream = Upstream::new(file.url()).map_err(wrong)?;
+    let UpstreamFile::Table(table) = file else {
+        return Ok(upstream);
+    };
+    let upstream = upstream.on_hosts(patterns(&table.hosts, &format!("upstream {name}"))?);
+    Ok(match &table.provider {
+        Some(provider) => upstream.speaking(provider),
+        None => upstream,
+    })
+}
+
+/// Host patterns, of what the message is to name.
+pub(super) fn patterns(hosts: &[String], what: &str) -> Result<Vec<HostPattern>> {
+    hosts
+        .iter()
+        .map(|host| {
+            host.parse()
+                .map_err(|e: audit_gateway::Error| CliError::because(what, &e).code(2))
+        })
+        .collect()
+}
+
+pub(super) fn config(settings: &Settings, args: &ServeArgs) -> Result<Config> {
     let effective = effective(settings, args.listen.as_deref(), &args.upstream)?;
     let mut config = Config::new(Arc::new(Stderr));
     config.listen = effective.listen.parse::<SocketAddr>().map_err(|e| {
@@ -73,15 +101,7 @@ fn config(settings: &Settings, args: &ServeArgs) -> Result<Config> {
     config.upstreams = effective
         .upstreams
         .iter()
-        .map(|(name, url)| {
-            Upstream::new(url)
-                .map(|upstream| (name.clone(), upstream))
-                .map_err(|e| {
-                    CliError::because(format!("upstream {name}"), &e)
-                        .code(2)
-                        .hint("for example --upstream openai=https://api.openai.com")
-                })
-        })
+        .map(|(name, file)| upstream(name, file).map(|upstream| (name.clone(), upstream)))
         .collect::<Result<_>>()?;
     let serve = &settings.serve;
     config.system = serve
@@ -122,7 +142,7 @@ fn config(settings: &Settings, args: &ServeArgs) -> Result<Config> {
     Ok(config)
 }
 
-fn checked(settings: &Settings, args: &ServeArgs) -> Result<Config> {
+pub(super) fn checked(settings: &Settings, args: &ServeArgs) -> Result<Config> {
     let config = config(settings, args)?;
     config
         .check()
@@ -137,9 +157,14 @@ pub(crate) fn check(settings: &Settings) -> Result<()> {
 
 pub(crate) async fn run(context: &Context, args: &ServeArgs) -> Result<u8> {
     // Before the log is opened: a wrong setting leaves no run behind.
-    let config = checked(&context.settings, args)?;
+    let mut config = checked(&context.settings, args)?;
     let public = !config.listen.ip().is_loopback();
     let upstreams = config.upstreams.clone();
+    let wanted = context.settings.serve.intercept.enabled == Some(true);
+    if args.intercept || wanted {
+        config.intercept = Some(super::ca::intercept(&context.settings)?);
+        super::ca::check(&config)?;
+    }
     super::mirror::check(&context.settings)?;
     // The mirror reads with a handle of its own, so that nothing of it waits for the writer or holds it up.
     let mirrored = match &context.settings.mirror.url {
@@ -183,6 +208,7 @@ async fn serve(
             _ => error,
         }
     };
+    let intercept = config.intercept.clone();
     let bound = Gateway::bind(config, log.clone()).await.map_err(failed)?;
     let address = bound.local_addr();
     output::note(&format!("listening on http://{address}"));
@@ -194,7 +220,16 @@ async fn serve(
     for (name, upstream) in upstreams {
         output::note(&format!("  http://{address}/{name}/…  →  {upstream}/…"));
     }
+    if let Some(intercept) = &intercept {
+        tell_intercept(intercept, address);
+    }
     let summary = bound.serve(stopped()).await.map_err(failed)?;
+    if intercept.is_some() {
+        output::note(&format!(
+            "{} tunnels to hosts that are not intercepted",
+            summary.tunnels
+        ));
+    }
     output::note(&format!(
         "{} connections, {} requests recorded, {} answers recorded, {} requests refused, {} of them because the log \
          couldn't be written",
@@ -211,6 +246,22 @@ async fn serve(
         ));
     }
     Ok(0)
+}
+
+/// Says what the proxy does, and what its clients need for it.
+fn tell_intercept(intercept: &Intercept, address: SocketAddr) {
+    let others = match intercept.others {
+        audit_gateway::TunnelPolicy::Refuse => "refused",
+        _ => "passed through unseen, and recorded as that",
+    };
+    output::note(&format!(
+        "  HTTPS_PROXY=http://{address}  →  {} hosts are intercepted, others are {others}",
+        intercept.hosts.len()
+    ));
+    output::note(&format!(
+        "  its clients have to trust the certificate of `audit-trail ca show`, which ends at {}",
+        intercept.authority.not_after()
+    ));
 }
 
 /// SIGTERM or SIGINT.

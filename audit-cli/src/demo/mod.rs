@@ -135,6 +135,7 @@ async fn make(folder: &Path, store_path: &Path) -> Result<Made> {
         auditor: Err(folder.join("auditor.key")),
         passphrase: None,
         succession: None,
+        ca: None,
     })
     .await
 }

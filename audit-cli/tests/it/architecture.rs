@@ -281,7 +281,20 @@ fn the_registry_says_which_kinds_the_log_the_gateway_and_the_facade_write() {
     );
     assert_eq!(
         emitted_by("`audit-gateway`"),
-        ["llm.request", "llm.response"].into_iter().collect()
+        [
+            "llm.request",
+            "llm.response",
+            "network.tunnel_closed",
+            "network.tunnel_opened"
+        ]
+        .into_iter()
+        .collect()
+    );
+    assert_eq!(
+        emitted_by("`audit-cli`"),
+        ["agent.session.ended", "agent.session.started"]
+            .into_iter()
+            .collect()
     );
     let by_the_facade: BTreeSet<&str> = table
         .iter()

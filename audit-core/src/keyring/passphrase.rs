@@ -21,6 +21,7 @@ pub const PASSPHRASE_CREDENTIAL: &str = "audit-trail-passphrase";
 const CREDENTIALS_VARIABLE: &str = "CREDENTIALS_DIRECTORY";
 
 /// A passphrase: its bytes as they are, wiped on drop, never printed.
+#[derive(Clone)]
 pub struct Passphrase(Zeroizing<Vec<u8>>);
 
 impl Passphrase {

@@ -156,21 +156,27 @@ fn intercepted(
     Ok(Box::pin(async move {
         let limits = &shared.config.limits;
         let accepting = async {
-            let io = TokioIo::new(upgrade.await.ok()?);
-            TlsAcceptor::from(tls).accept(io).await.ok()
+            let io = TokioIo::new(upgrade.await.map_err(std::io::Error::other)?);
+            TlsAcceptor::from(tls).accept(io).await
         };
-        // A client that doesn't trust the authority leaves here; it is for the client to say so.
-        let Ok(Some(io)) = timeout(limits.request_head_timeout, accepting).await else {
-            shared.notice(
-                Severity::Warning,
-                "tls_not_accepted",
-                format!(
-                    "a client asked for {} and did not accept the certificate; does it trust the authority?",
-                    asked.host
-                ),
-                None,
-            );
-            return;
+        let io = match timeout(limits.request_head_timeout, accepting).await {
+            Ok(Ok(io)) => io,
+            Ok(Err(error)) => {
+                // Whoever doesn't trust the authority says so (RFC 8446 §6.2); whoever just leaves needs no notice.
+                if let Some(why) = alert(&error) {
+                    shared.notice(
+                        Severity::Warning,
+                        "tls_refused",
+                        format!(
+                            "a client asked for {} and refused the certificate: {why}; does it trust the authority?",
+                            asked.host
+                        ),
+                        None,
+                    );
+                }
+                return;
+            }
+            Err(_) => return,
         };
         let named = io.get_ref().1.server_name().map(str::to_ascii_lowercase);
         if named.is_some_and(|name| name != asked.host) {
@@ -191,6 +197,14 @@ fn intercepted(
         });
         server::serve(shared, TokioIo::new(io), Arc::new(connection), alive).await;
     }))
+}
+
+/// The alert that a client sent, if that is what broke a handshake.
+fn alert(error: &std::io::Error) -> Option<String> {
+    match error.get_ref()?.downcast_ref::<rustls::Error>()? {
+        rustls::Error::AlertReceived(alert) => Some(format!("{alert:?}")),
+        _ => None,
+    }
 }
 
 /// Connects to where a tunnel leads, unless that is the gateway.

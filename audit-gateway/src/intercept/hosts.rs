@@ -214,12 +214,9 @@ mod tests {
         ] {
             assert!(bad.parse::<HostPattern>().is_err(), "{bad:?}");
         }
-        assert!("a".repeat(254).parse::<HostPattern>().is_err());
-        assert!(
-            format!("{}.com", "a".repeat(64))
-                .parse::<HostPattern>()
-                .is_err()
-        );
+        for long in ["a".repeat(254), format!("{}.com", "a".repeat(64))] {
+            assert!(long.parse::<HostPattern>().is_err(), "{long}");
+        }
     }
 
     #[test]

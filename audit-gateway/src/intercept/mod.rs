@@ -14,6 +14,15 @@ pub(crate) use hosts::host_name;
 
 use crate::error::{Error, Result};
 
+/// The hosts of all providers that are known: those that are intercepted if nobody says which.
+#[must_use]
+pub fn provider_hosts() -> Vec<HostPattern> {
+    audit_capture::provider_hosts()
+        .into_iter()
+        .filter_map(|host| host.parse().ok())
+        .collect()
+}
+
 /// What becomes of a client that asks for a tunnel to a host that isn't intercepted.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
 #[non_exhaustive]
@@ -59,5 +68,15 @@ impl Intercept {
 
     fn means(&self, host: &str) -> bool {
         self.hosts.iter().any(|pattern| pattern.matches(host))
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    #[test]
+    fn a_provider_is_not_intercepted_for_its_host_is_no_pattern() {
+        let known = audit_capture::provider_hosts();
+        assert!(!known.is_empty());
+        assert_eq!(super::provider_hosts().len(), known.len(), "{known:?}");
     }
 }
