@@ -1,5 +1,5 @@
 #!/usr/bin/env python3
-"""Checks testdata/format-1.json, format-2.json (a log that succeeds another) and packed-1.json against docs/format.md, as a second implementation.
+"""Checks testdata/format-1.json, format-2.json (a log that succeeds another), packed-1.json and redaction-1.json against docs/format.md, as a second implementation.
 
 Needs Python's standard library and the package `cryptography`. zstd is checked where Python has it (3.14 and later).
 Exits with 0 if every vector holds.
@@ -12,7 +12,9 @@ import json
 import pathlib
 import re
 import struct
+import subprocess
 import sys
+import tempfile
 import uuid
 
 from cryptography.exceptions import InvalidSignature, InvalidTag
@@ -381,7 +383,34 @@ def check_predecessor(entry, out, index):
     check(base64.b64decode(tree).hex() == predecessor["lost"]["root"], "the root of the lost checkpoint")
 
 
+def check_redaction():
+    """§13, and the recipe with which a stranger checks an original."""
+    v = json.loads((HERE / "redaction-1.json").read_text())
+    check(v["v"] == 1, "version")
+    key, known = bytes.fromhex(v["index"]), set()
+    for p in v["pseudonyms"]:
+        got = mac(key, label("pseudonym") + lp(p["tenant"].encode()) + lp(p["what"].encode()) + p["value"].encode())
+        check(got[:16].hex() == p["hex"], f"pseudonym of {p['value']}")
+        known.add(p["hex"])
+    check(len(known) == len(v["pseudonyms"]), "a value has one pseudonym for each tenant")
+    for c in v["commitments"]:
+        salt = mac(key, label("redaction-salt") + uuid.UUID(c["event"]).bytes + c["field"].encode())
+        check(salt.hex() == c["salt"], f"salt of {c['field']}")
+        original = bytes.fromhex(c["original"])
+        check(sha256(label("redacted") + salt + original).hex() == c["commitment"], f"commitment to {c['field']}")
+        with tempfile.NamedTemporaryFile() as file:
+            file.write(original)
+            file.flush()
+            # Without xxd, which not every machine has.
+            escaped = "".join(f"\\{byte:03o}" for byte in salt)
+            recipe = f"{{ printf 'audit-trail/1 redacted\\0'; printf '{escaped}'; cat '{file.name}'; }} | sha256sum"
+            told = subprocess.run(["sh", "-c", recipe], capture_output=True, check=True).stdout.decode()
+        check(told.split()[0] == c["commitment"], "the recipe with sha256sum")
+    return len(v["pseudonyms"]) + len(v["commitments"])
+
+
 def main():
+    print(f"redaction-1.json: {check_redaction()} vectors hold")
     for name in ("format-1.json", "format-2.json"):
         check_log(name)
 

@@ -1,7 +1,7 @@
 //! The heart of LLMAuditTrail: what an event is, how it becomes an entry that can be proven, and the log it lands in.
 //!
 //! *In scope*: the event model, the canonical entry, sealing, the MAC chain, tokens, the key ring, the store contract,
-//! the append pipeline with its publisher, and the read handle.
+//! the append pipeline with its publisher and the filter in front of it, and the read handle.
 //! *Out of scope*: trees and proofs (`audit-tlog`), storage engines, provider formats, the offline verifier.
 //!
 //! Without the feature `log` only the pure part is there: no async, no runtime.
@@ -18,6 +18,7 @@ mod error;
 pub mod event;
 mod event_json;
 pub mod hex;
+pub mod ingest;
 pub mod keyring;
 mod label;
 #[cfg(feature = "log")]

@@ -2,6 +2,7 @@
 
 use hmac::{Hmac, KeyInit, Mac};
 use sha2::{Digest as _, Sha256};
+use uuid::Uuid;
 
 use crate::entry::TokenDigest;
 use crate::error::{Error, Result};
@@ -49,6 +50,33 @@ impl IndexKey {
     #[must_use]
     pub fn fingerprint(&self, what: &str, secret: &[u8]) -> Digest {
         Hex(self.mac("fingerprint", what, secret))
+    }
+
+    /// Stands for a value of a tenant that is not recorded: equal values have equal pseudonyms (`docs/format.md` §13).
+    ///
+    /// `tenant` and `what` have at most 256 bytes.
+    #[must_use]
+    pub fn pseudonym(&self, tenant: &str, what: &str, value: &[u8]) -> Hex<16> {
+        let mut mac = self.keyed();
+        for part in label_parts("pseudonym") {
+            mac.update(part);
+        }
+        mac.update(&lp(tenant.as_bytes()));
+        mac.update(&lp(what.as_bytes()));
+        mac.update(value);
+        Hex(first_16(mac.finalize().into_bytes().into()))
+    }
+
+    /// The salt of the commitment to what a field of an event was before it was changed (`docs/format.md` §13).
+    #[must_use]
+    pub fn redaction_salt(&self, event: Uuid, field: &str) -> Digest {
+        let mut mac = self.keyed();
+        for part in label_parts("redaction-salt") {
+            mac.update(part);
+        }
+        mac.update(event.as_bytes());
+        mac.update(field.as_bytes());
+        Hex(mac.finalize().into_bytes().into())
     }
 
     /// The tokens of an event; `None` if it has none.

@@ -6,6 +6,7 @@ use std::path::PathBuf;
 use std::sync::Arc;
 
 use audit_core::event::{Actor, SystemRef};
+use audit_core::ingest::Ingest;
 use audit_core::keyring::{EnvironmentPassphrase, KeyRing, KeyUri, Passphrase, PassphraseSource};
 use audit_core::log::{Log, LogOptions};
 use audit_core::store::Store;
@@ -38,6 +39,7 @@ pub struct Builder {
     lost: LostHook,
     clock: Arc<dyn Clock>,
     ids: Arc<dyn IdSource>,
+    ingest: Option<Arc<dyn Ingest>>,
 }
 
 #[derive(Clone)]
@@ -80,6 +82,7 @@ impl Builder {
             lost: LostHook::default(),
             clock: Arc::new(System),
             ids: Arc::new(System),
+            ingest: None,
         }
     }
 
@@ -215,6 +218,12 @@ impl Builder {
         self
     }
 
+    /// What every event passes before anything of it is recorded, such as `audit_capture::redaction::Redactor`.
+    pub fn ingest(mut self, filter: Arc<dyn Ingest>) -> Self {
+        self.ingest = Some(filter);
+        self
+    }
+
     /// Makes the log: keys, store and first entry, once in its life, and says what to carry away. [`build`](Self::build)
     /// opens it afterwards.
     ///
@@ -291,6 +300,7 @@ impl Builder {
         let mut options = LogOptions::new(store, Arc::clone(&keys));
         options.clock = Arc::clone(&self.clock);
         options.ids = Arc::clone(&self.ids);
+        options.ingest.clone_from(&self.ingest);
         concat!("audit-tracer/", env!("CARGO_PKG_VERSION")).clone_into(&mut options.build);
         options.state_dir.clone_from(&state_dir);
         let log = Log::open(options).await?;

@@ -23,6 +23,7 @@ use crate::entry::{self, Predecessor, TreeHead, kinds};
 use crate::error::{Error, ErrorKind, Result};
 use crate::event::{Actor, Event, Media, Payload};
 use crate::hex::{Digest, Hex};
+use crate::ingest::{self, Ingest, IngestKeys};
 use crate::keyring::KeyRing;
 use crate::reader::LogReader;
 use crate::seal;
@@ -65,6 +66,8 @@ pub struct LogOptions {
     pub publish: Duration,
     /// The log that a new one succeeds; an opened log has its first entry already, and takes no notice.
     pub succession: Option<Succession>,
+    /// What every event of a caller passes before anything of it is sealed; the log's own entries don't.
+    pub ingest: Option<Arc<dyn Ingest>>,
 }
 
 /// Why a log begins where another one lost published entries for good. Its first entry says so: which log, up to which
@@ -153,6 +156,7 @@ impl LogOptions {
             heartbeat: Duration::from_secs(600),
             publish: Duration::from_secs(1),
             succession: None,
+            ingest: None,
         }
     }
 }
@@ -258,6 +262,7 @@ struct Shared {
     clock: Arc<dyn Clock>,
     ids: Arc<dyn IdSource>,
     run: Uuid,
+    ingest: Option<Arc<dyn Ingest>>,
     data_keys: Mutex<KeyCache>,
     published: watch::Sender<u64>,
     trouble: Mutex<Option<String>>,
@@ -380,6 +385,7 @@ impl Log {
             clock: Arc::clone(&options.clock),
             ids: Arc::clone(&options.ids),
             run,
+            ingest: options.ingest.clone(),
             data_keys: Mutex::default(),
             published,
             trouble: Mutex::default(),
@@ -428,7 +434,7 @@ impl Log {
     ///
     /// # Errors
     ///
-    /// [`ErrorKind::Invalid`]: the event breaks a rule, or its id is already in the log.
+    /// [`ErrorKind::Invalid`]: the event breaks a rule, its id is already in the log, or [`LogOptions::ingest`] refused it.
     /// [`ErrorKind::Unavailable`]: nothing was written.
     /// [`ErrorKind::Unknown`]: it may be in the log; nothing more is appended. Who sends it again is told if it is there.
     /// [`ErrorKind::RolledBack`], [`ErrorKind::Corrupt`]: the store can't be trusted; nothing more is appended.
@@ -470,17 +476,19 @@ impl Log {
                 event.kind
             )));
         }
+        ingest::check(&event)?;
         event.check()?;
         let bytes: usize = event.payloads.iter().map(|p| p.bytes.len()).sum();
         let room = self.shared.room(bytes).await?;
+        let filter = self.shared.ingest.as_ref();
         // Compressing and encrypting a large payload would hold up the runtime's other tasks.
-        let draft = if bytes > 64 * 1024 {
+        let draft = if bytes > 64 * 1024 || filter.is_some_and(|f| f.is_slow(&event)) {
             let shared = Arc::clone(&self.shared);
-            tokio::task::spawn_blocking(move || shared.draft(&event))
+            tokio::task::spawn_blocking(move || shared.filtered_draft(event))
                 .await
                 .map_err(|e| Error::unavailable("sealing the event was stopped").because(e))??
         } else {
-            self.shared.draft(&event)?
+            self.shared.filtered_draft(event)?
         };
         Ok((draft, room))
     }
@@ -612,6 +620,19 @@ impl Shared {
             .acquire_many_owned(kib.min(self.waiting_kib_max))
             .await
             .map_err(|e| Error::unavailable("the log is closed").because(e))
+    }
+
+    /// The draft of what the filter leaves of a caller's event. Every caller's event comes through here.
+    fn filtered_draft(&self, event: Arc<Event>) -> Result<Draft> {
+        let Some(filter) = &self.ingest else {
+            return self.draft(&event);
+        };
+        let keys = IngestKeys::new(self.keys.index_key());
+        self.draft(&ingest::admit(
+            &**filter,
+            Arc::unwrap_or_clone(event),
+            &keys,
+        )?)
     }
 
     /// Everything of an entry that doesn't depend on its place in the run.

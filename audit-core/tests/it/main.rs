@@ -11,6 +11,7 @@
 mod ca;
 mod copy;
 mod faults;
+mod ingest;
 mod keyring;
 mod log;
 mod mirror;
