@@ -79,6 +79,16 @@ impl IndexKey {
         Hex(mac.finalize().into_bytes().into())
     }
 
+    /// Seals what waits outside of the log (`docs/format.md` §14).
+    #[cfg(feature = "log")]
+    pub(crate) fn aside_key(&self) -> SecretKey {
+        let mut mac = self.keyed();
+        for part in label_parts("set-aside-key") {
+            mac.update(part);
+        }
+        SecretKey::new(mac.finalize().into_bytes().into())
+    }
+
     /// The tokens of an event; `None` if it has none.
     ///
     /// # Errors

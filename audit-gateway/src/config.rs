@@ -6,13 +6,14 @@ use std::net::{Ipv4Addr, SocketAddr};
 use std::sync::Arc;
 use std::time::Duration;
 
-use audit_core::event::{Actor, PAYLOAD_BYTES_MAX, SystemRef};
+use audit_core::event::{Actor, Guarantee, PAYLOAD_BYTES_MAX, SystemRef};
 use hyper::Uri;
 use hyper::http::uri::{Authority, PathAndQuery, Scheme};
 
 use crate::error::{Error, Result};
 use crate::intercept::{HostPattern, Intercept};
 use crate::report::Reporter;
+use crate::spool::SpoolConfig;
 
 /// What a gateway needs to run, besides a log.
 #[derive(Clone)]
@@ -33,6 +34,9 @@ pub struct Config {
     pub extra_roots: Vec<Vec<u8>>,
     /// The intercepting proxy, if there is to be one.
     pub intercept: Option<Intercept>,
+    /// Where records wait while the log can't be written; routes with [`Guarantee::Spool`] need it, and the others keep
+    /// in it that an outage began.
+    pub spool: Option<SpoolConfig>,
     /// What is recorded of requests that say nothing of it themselves.
     pub defaults: Defaults,
     /// Whether answers carry `x-audit-event: ID OF THE REQUEST'S EVENT`. Off, since it changes what clients see.
@@ -57,6 +61,7 @@ impl Config {
             system_roots: true,
             extra_roots: Vec::new(),
             intercept: None,
+            spool: None,
             defaults: Defaults::default(),
             event_header: false,
             reporter,
@@ -100,6 +105,14 @@ impl Config {
         if let Some(intercept) = &self.intercept {
             intercept.check()?;
         }
+        let mut guarantees = self.upstreams.values().map(|u| u.on_audit_failure);
+        let proxy = self.intercept.as_ref().map(|i| i.on_audit_failure);
+        let spools = |g: Guarantee| g == Guarantee::Spool;
+        if self.spool.is_none() && (guarantees.any(spools) || proxy.is_some_and(spools)) {
+            return Err(Error::invalid(
+                "a route is to spool what can't be recorded, and there is no folder for the spool",
+            ));
+        }
         self.limits.check()
     }
 }
@@ -114,6 +127,7 @@ impl fmt::Debug for Config {
             .field("system_roots", &self.system_roots)
             .field("extra_roots", &self.extra_roots.len())
             .field("intercept", &self.intercept)
+            .field("spool", &self.spool)
             .field("event_header", &self.event_header)
             .finish_non_exhaustive()
     }
@@ -145,6 +159,8 @@ pub struct Upstream {
     pub(crate) provider: Option<String>,
     /// Requests whose host header names one of these go here, whatever their path.
     pub(crate) hosts: Vec<HostPattern>,
+    /// What becomes of calls that can't be recorded.
+    pub(crate) on_audit_failure: Guarantee,
 }
 
 impl Upstream {
@@ -185,6 +201,7 @@ impl Upstream {
             path: path.trim_end_matches('/').to_owned(),
             provider: None,
             hosts: Vec::new(),
+            on_audit_failure: Guarantee::Closed,
         })
     }
 
@@ -199,6 +216,15 @@ impl Upstream {
     #[must_use]
     pub fn on_hosts(mut self, hosts: Vec<HostPattern>) -> Self {
         self.hosts = hosts;
+        self
+    }
+
+    /// The same upstream, with another answer to a log that can't be written: `Closed` refuses calls before they leave,
+    /// `Spool` records them later, `Open` lets them pass and records that they are missing. `Closed` unless said; so is
+    /// `None`.
+    #[must_use]
+    pub fn on_audit_failure(mut self, guarantee: Guarantee) -> Self {
+        self.on_audit_failure = guarantee;
         self
     }
 
@@ -221,6 +247,7 @@ impl Upstream {
             path: String::new(),
             provider: None,
             hosts: Vec::new(),
+            on_audit_failure: Guarantee::Closed,
         })
     }
 
@@ -296,6 +323,8 @@ pub struct Limits {
     pub client_stall_timeout: Duration,
     /// How long clients wait for the log. 30 s.
     pub append_timeout: Duration,
+    /// How long a call waits for the log before it goes on without, where it may. 2 s.
+    pub degrade_after: Duration,
     /// How long a stream is held open after the provider's last event, if the provider doesn't end it. 2 s.
     pub terminal_wait: Duration,
     /// How long the record of an answer is tried again in the background. 10 minutes.
@@ -320,6 +349,7 @@ impl Default for Limits {
             response_idle_timeout: Duration::from_secs(300),
             client_stall_timeout: Duration::from_secs(120),
             append_timeout: Duration::from_secs(30),
+            degrade_after: Duration::from_secs(2),
             terminal_wait: Duration::from_secs(2),
             record_retry: Duration::from_secs(600),
             drain_timeout: Duration::from_secs(30),

@@ -18,6 +18,13 @@ pub struct Summary {
     pub refused: u64,
     /// Requests that did not leave because the log could not be written.
     pub refused_unrecorded: u64,
+    /// Records that went into the spool because the log could not be written.
+    pub spooled: u64,
+    /// Records that wait in the spool for the next start; counted at the end.
+    pub spooled_left: u64,
+    /// Records that are missing because the operator let calls go on without them; the log says which, when it can be
+    /// written again.
+    pub missed: u64,
     /// Answers whose record is still being tried.
     pub pending: u64,
     /// Answers whose record was given up: their requests stand in the log without an answer.
@@ -33,6 +40,9 @@ pub(crate) struct Counters {
     pub(crate) tunnels_closed: AtomicU64,
     pub(crate) refused: AtomicU64,
     pub(crate) refused_unrecorded: AtomicU64,
+    pub(crate) spooled: AtomicU64,
+    pub(crate) spooled_left: AtomicU64,
+    pub(crate) missed: AtomicU64,
     pub(crate) pending: AtomicU64,
     pub(crate) unrecorded: AtomicU64,
     /// Whether the last append failed.
@@ -57,6 +67,9 @@ impl Counters {
             tunnels: load(&self.tunnels),
             refused: load(&self.refused),
             refused_unrecorded: load(&self.refused_unrecorded),
+            spooled: load(&self.spooled),
+            spooled_left: load(&self.spooled_left),
+            missed: load(&self.missed),
             pending: load(&self.pending),
             unrecorded: load(&self.unrecorded),
         }

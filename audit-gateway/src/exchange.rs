@@ -32,6 +32,7 @@ use crate::refusal::{Code, Refusal};
 use crate::report::Severity;
 use crate::serving::yield_to_client;
 use crate::shared::{Alive, Shared};
+use crate::sink::{self, Absent, Kept, Trouble};
 use crate::upstream::{Answer, Failure};
 
 /// Bytes held back after the provider's last event; a provider that sends more than that after it isn't waited for.
@@ -53,6 +54,17 @@ pub(crate) struct Asked {
     pub(crate) body: Result<Bytes, Refusal>,
 }
 
+impl Asked {
+    /// What happens to it if it can't be recorded.
+    fn guarantee(&self) -> Guarantee {
+        match self.upstream.on_audit_failure {
+            // Nothing is caught here that its caller would tell of afterwards.
+            Guarantee::None => Guarantee::Closed,
+            other => other,
+        }
+    }
+}
+
 /// What stays of a request while its answer is awaited.
 struct Context {
     shared: Arc<Shared>,
@@ -65,6 +77,8 @@ struct Context {
     method: Method,
     stop: watch::Receiver<bool>,
     recorder: Recorder,
+    /// Whether the request's record is somewhere: without it there is none of the answer.
+    recorded: bool,
 }
 
 /// How an exchange ended, and why if not well.
@@ -130,9 +144,11 @@ pub(crate) async fn run(
                 .push(Payload::new("request.body", media, body.to_vec()));
         }
     }
-    let context = Context {
+    let guarantee = asked.guarantee();
+    let mut context = Context {
         stop: shared.stop.clone(),
-        recorder: Recorder::new(Arc::clone(&shared), alive, id, |c| &c.responses),
+        recorder: Recorder::new(Arc::clone(&shared), alive, id, guarantee, |c| &c.responses),
+        recorded: true,
         stem,
         upstream: asked.name.clone(),
         point: asked.point,
@@ -143,14 +159,18 @@ pub(crate) async fn run(
     };
 
     // A crash until here leaves nothing, and nothing has left.
-    let mut append = {
-        let log = shared.log.clone();
-        Box::pin(async move { log.append(event).await })
-    };
-    let appended = timeout(shared.config.limits.append_timeout, &mut append).await;
-    match appended {
-        Ok(Ok(_)) => shared.log_works(),
-        Ok(Err(error)) => {
+    let event = shared.sink.numbered(event);
+    match shared.sink.take(&event, guarantee).await {
+        Ok(Kept::Log) => {
+            shared.log_works();
+            up(&shared.counters.requests);
+        }
+        Ok(Kept::Spool) => shared.log_fails(),
+        Ok(Kept::Nowhere) => {
+            shared.log_fails();
+            context.recorded = false;
+        }
+        Err(Trouble::Failed(error)) => {
             let refusal = match error.kind() {
                 ErrorKind::Invalid => Refusal::new(
                     Code::RecordRefused,
@@ -170,9 +190,11 @@ pub(crate) async fn run(
                 Some(id),
             );
             answer(reply, refusal.response(id));
+            let reason = sink::reason(&error);
+            shared.sink.absent(&event, Absent::Refused, reason).await;
             return;
         }
-        Err(_) => {
+        Err(Trouble::Late(append)) => {
             up(&shared.counters.refused_unrecorded);
             shared.log_fails();
             let refusal = Refusal::new(
@@ -190,13 +212,17 @@ pub(crate) async fn run(
             if append.await.is_ok() {
                 up(&shared.counters.requests);
                 let ending = Ending::new(Outcome::Error, "audit_log_unavailable");
-                let event = Arc::new(context.bare_event(ending));
+                let event = shared.sink.numbered(context.bare_event(ending));
                 context.recorder.until_it_lands(event).await;
+            } else {
+                shared
+                    .sink
+                    .absent(&event, Absent::Refused, "log_late")
+                    .await;
             }
             return;
         }
     }
-    up(&shared.counters.requests);
     // A crash from here on leaves a request without an answer in the log, whether or not it was sent.
 
     let body = match asked.body {
@@ -421,7 +447,7 @@ async fn relay(
         yield_to_client().await;
     }
     // A crash before the record is durable cuts the client's answer too: it has no end yet.
-    let recorded = context.recorder.record(event).await;
+    let recorded = context.record(event).await;
 
     let pieces = match client {
         Client::Reading(pieces) => pieces,
@@ -487,7 +513,7 @@ impl Context {
         ending: Ending,
         refusal: Refusal,
     ) {
-        let recorded = self.recorder.record(self.bare_event(ending)).await;
+        let recorded = self.record(self.bare_event(ending)).await;
         let refusal = if recorded {
             refusal
         } else {
@@ -499,9 +525,19 @@ impl Context {
         answer(reply, refusal.response(self.stem.id));
     }
 
+    /// Records how the exchange ended; says whether the client may have the end of its answer.
+    async fn record(&self, event: Event) -> bool {
+        if self.recorded {
+            self.recorder.record(event).await
+        } else {
+            self.recorder.leave_out(event).await;
+            true
+        }
+    }
+
     /// Records an exchange whose client has left.
     async fn leave(&self, ending: Ending) {
-        self.recorder.record(self.bare_event(ending)).await;
+        self.record(self.bare_event(ending)).await;
     }
 
     /// The `llm.response` of an exchange without an answer.
@@ -613,7 +649,8 @@ impl Context {
 fn stem(shared: &Shared, asked: &Asked, now: Timestamp) -> Event {
     let kind = Kind::new("llm.request").expect("the name follows the rule");
     let trace = headers::traceparent(&asked.parts.headers);
-    let mut event = event(shared, asked.id, kind, &asked.ours, trace);
+    let guarantee = asked.guarantee();
+    let mut event = event(shared, asked.id, kind, &asked.ours, trace, guarantee);
     event.time = now;
     event
         .session_id
@@ -628,6 +665,7 @@ pub(crate) fn event(
     kind: Kind,
     ours: &AuditHeaders,
     trace: Option<(String, String)>,
+    guarantee: Guarantee,
 ) -> Event {
     let defaults = &shared.config.defaults;
     let mut event = Event::new(id, shared.log.clock().now(), kind);
@@ -648,7 +686,7 @@ pub(crate) fn event(
         });
     event.capture = Some(Capture {
         component: "audit-gateway".to_owned(),
-        guarantee: Guarantee::Closed,
+        guarantee,
         version: env!("CARGO_PKG_VERSION").to_owned(),
     });
     event

@@ -75,6 +75,8 @@ mod report;
 mod server;
 mod serving;
 mod shared;
+mod sink;
+mod spool;
 mod stall;
 mod upstream;
 
@@ -84,3 +86,4 @@ pub use error::{Error, ErrorKind, Result};
 pub use intercept::{CertificateAuthority, HostPattern, Intercept, TunnelPolicy, provider_hosts};
 pub use report::{Notice, Reporter, Severity};
 pub use server::{Bound, Gateway, Health};
+pub use spool::SpoolConfig;

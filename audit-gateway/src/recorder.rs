@@ -4,16 +4,17 @@ use std::sync::Arc;
 use std::sync::atomic::AtomicU64;
 use std::time::Duration;
 
-use audit_core::event::Event;
+use audit_core::event::{Event, Guarantee};
 use audit_core::{ErrorKind, with_causes};
 use tokio::sync::watch;
-use tokio::time::{Instant, timeout};
+use tokio::time::Instant;
 use uuid::Uuid;
 
 use crate::counters::{Counters, down, up};
 use crate::exchange::stopped;
 use crate::report::Severity;
 use crate::shared::{Alive, Shared};
+use crate::sink::{Absent, Kept, Trouble};
 
 /// Writes the records that end something: an exchange, a tunnel.
 #[derive(Clone)]
@@ -21,6 +22,7 @@ pub(crate) struct Recorder {
     shared: Arc<Shared>,
     /// The event that began it.
     begun_by: Uuid,
+    guarantee: Guarantee,
     /// Which records these are.
     count: fn(&Counters) -> &AtomicU64,
     stop: watch::Receiver<bool>,
@@ -33,12 +35,14 @@ impl Recorder {
         shared: Arc<Shared>,
         alive: Alive,
         begun_by: Uuid,
+        guarantee: Guarantee,
         count: fn(&Counters) -> &AtomicU64,
     ) -> Self {
         Self {
             stop: shared.stop.clone(),
             shared,
             begun_by,
+            guarantee,
             count,
             _alive: alive,
         }
@@ -49,26 +53,20 @@ impl Recorder {
         up((self.count)(&self.shared.counters));
     }
 
-    /// Appends a record; says whether it is durable. If not, it is tried again in the background.
+    /// Records an event; says whether what waits for it may go on. If not, it is tried again in the background.
     pub(crate) async fn record(&self, event: Event) -> bool {
         let shared = &self.shared;
-        let event = Arc::new(event);
-        let mut append = {
-            let (log, event) = (shared.log.clone(), Arc::clone(&event));
-            Box::pin(async move { log.append(event).await })
-        };
-        let error = match timeout(shared.config.limits.append_timeout, &mut append).await {
-            Ok(Ok(_)) => {
+        let event = shared.sink.numbered(event);
+        let (why, append) = match shared.sink.take(&event, self.guarantee).await {
+            Ok(Kept::Log) => {
                 self.landed();
                 return true;
             }
-            Ok(Err(error)) => Some(error),
-            Err(_) => None,
+            Ok(Kept::Spool | Kept::Nowhere) => return true,
+            Err(Trouble::Failed(error)) => (error.to_string(), None),
+            Err(Trouble::Late(append)) => ("the log doesn't answer".to_owned(), Some(append)),
         };
         shared.log_fails();
-        let why = error
-            .as_ref()
-            .map_or_else(|| "the log doesn't answer".to_owned(), ToString::to_string);
         shared.notice(
             Severity::Error,
             "response_not_recorded",
@@ -79,7 +77,10 @@ impl Recorder {
         let this = self.clone();
         up(&shared.counters.pending);
         tokio::spawn(async move {
-            let landed = error.is_none() && append.await.is_ok();
+            let landed = match append {
+                Some(append) => append.await.is_ok(),
+                None => false,
+            };
             if landed {
                 this.landed();
             } else {
@@ -88,6 +89,16 @@ impl Recorder {
             down(&this.shared.counters.pending);
         });
         false
+    }
+
+    /// Notes that there is no record of this event, since there is none of what it belongs to.
+    pub(crate) async fn leave_out(&self, event: Event) {
+        let event = self.shared.sink.numbered(event);
+        let reason = "log_unavailable";
+        self.shared
+            .sink
+            .absent(&event, Absent::Missed, reason)
+            .await;
     }
 
     /// Tries until the record is in the log, the time is up, or the gateway stops; then it says that it gave up.
@@ -124,6 +135,8 @@ impl Recorder {
                     ),
                     Some(self.begun_by),
                 );
+                let reason = "record_given_up";
+                shared.sink.absent(&event, Absent::Missed, reason).await;
                 return;
             }
             tokio::select! {

@@ -23,6 +23,8 @@ use crate::error::{Error, Result};
 use crate::front::{self, Connection};
 use crate::report::Severity;
 use crate::shared::Shared;
+use crate::sink::Sink;
+use crate::spool::Spool;
 use crate::stall::StallGuard;
 use crate::upstream;
 
@@ -47,6 +49,7 @@ pub struct Gateway;
 pub struct Bound {
     config: Config,
     log: Log,
+    sink: Arc<Sink>,
     client: upstream::Client,
     listener: TcpListener,
     address: SocketAddr,
@@ -80,17 +83,37 @@ impl Gateway {
     /// [`ErrorKind::Unavailable`](crate::ErrorKind::Unavailable): the address can't be had.
     pub async fn bind(config: Config, log: Log) -> Result<Bound> {
         config.check()?;
+        let producer = log.ids().uuid_v7(log.clock().now());
+        let spool = match config.spool.clone() {
+            // What others left there may be long.
+            Some(spool) => tokio::task::spawn_blocking(move || Spool::open(spool, producer))
+                .await
+                .map_err(|e| Error::unavailable("the runtime was stopped").because(e))
+                .flatten()
+                .map(Some)?,
+            None => None,
+        };
         let client = upstream::Client::new(&config)?;
         let taken = |e| Error::unavailable(format!("can't listen on {}", config.listen)).because(e);
         let listener = TcpListener::bind(config.listen).await.map_err(taken)?;
         let address = listener.local_addr().map_err(taken)?;
+        let counters = Health(Arc::default());
+        let sink = Arc::new(Sink::new(
+            log.clone(),
+            &config.limits,
+            spool,
+            producer,
+            Arc::clone(&counters.0),
+            Arc::clone(&config.reporter),
+        ));
         Ok(Bound {
             config,
             log,
+            sink,
             client,
             listener,
             address,
-            counters: Health(Arc::default()),
+            counters,
         })
     }
 }
@@ -120,6 +143,7 @@ impl Bound {
         let Self {
             config,
             log,
+            sink,
             client,
             listener,
             address,
@@ -131,6 +155,7 @@ impl Bound {
         let shared = Arc::new(Shared {
             config,
             log,
+            sink: Arc::clone(&sink),
             client,
             counters: Arc::clone(&counters.0),
             address,
@@ -138,6 +163,8 @@ impl Bound {
             stop,
         });
         let looking = tokio::spawn(look_around(Arc::clone(&shared)));
+        let (over, recovered) = watch::channel(false);
+        let recovering = tokio::spawn(Arc::clone(&sink).recover(recovered));
         let (alive, mut ended) = mpsc::channel::<()>(1);
         let slots = Arc::new(Semaphore::new(limits.connections_max));
         let mut connections = JoinSet::new();
@@ -188,6 +215,10 @@ impl Bound {
             connections.shutdown().await;
         }
         looking.abort();
+        over.send_replace(true);
+        drop(recovering.await);
+        let waiting = sink.finish(limits.append_timeout.min(LAST_RECORDS)).await;
+        counters.0.spooled_left.store(waiting, Ordering::Relaxed);
         if !recorded {
             return Err(Error::unavailable(
                 "open exchanges ended without their records",

@@ -11,11 +11,13 @@ use uuid::Uuid;
 use crate::config::Config;
 use crate::counters::Counters;
 use crate::report::{Notice, Severity};
+use crate::sink::Sink;
 use crate::upstream::Client;
 
 pub(crate) struct Shared {
     pub(crate) config: Config,
     pub(crate) log: Log,
+    pub(crate) sink: Arc<Sink>,
     pub(crate) client: Client,
     pub(crate) counters: Arc<Counters>,
     /// Where clients connect.

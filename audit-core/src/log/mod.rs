@@ -1,12 +1,13 @@
 //! The log: the append pipeline, the publisher, receipts and recovery.
 
+mod aside;
 mod publisher;
 mod writer;
 
 use std::collections::{HashMap, VecDeque};
 use std::fmt;
 use std::path::PathBuf;
-use std::sync::atomic::{AtomicUsize, Ordering};
+use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
 use std::sync::{Arc, Mutex, PoisonError};
 use std::time::Duration;
 
@@ -64,6 +65,9 @@ pub struct LogOptions {
     pub heartbeat: Duration,
     /// A log that grew is published after this time.
     pub publish: Duration,
+    /// How long a run asks the store whether a batch of unknown outcome was written, before it gives up and appends
+    /// nothing more; callers wait meanwhile. 75 s. Who keeps what can't be recorded elsewhere may wait for days.
+    pub resolve: Duration,
     /// The log that a new one succeeds; an opened log has its first entry already, and takes no notice.
     pub succession: Option<Succession>,
     /// What every event of a caller passes before anything of it is sealed; the log's own entries don't.
@@ -155,6 +159,7 @@ impl LogOptions {
             epoch: Duration::from_secs(60),
             heartbeat: Duration::from_secs(600),
             publish: Duration::from_secs(1),
+            resolve: Duration::from_secs(75),
             succession: None,
             ingest: None,
         }
@@ -309,6 +314,8 @@ impl Shared {
 pub struct Log {
     shared: Arc<Shared>,
     writer: SharedWriter,
+    /// Told to the writer before its turn comes.
+    closing: Arc<AtomicBool>,
     jobs: mpsc::Sender<Job>,
     tasks: Arc<Mutex<Option<Tasks>>>,
 }
@@ -402,6 +409,7 @@ impl Log {
         writer.open_run().await?;
         let (jobs, queue) = mpsc::channel(options.queue_events_max.max(1));
         let seen = Arc::clone(&writer.seen);
+        let closing = Arc::clone(&writer.closing);
         let writer = Arc::new(tokio::sync::Mutex::new(writer));
         let queued = Arc::clone(&shared.queued);
         let task = tokio::spawn(Writer::run(Arc::clone(&writer), queue, queued));
@@ -423,6 +431,7 @@ impl Log {
         Ok(Self {
             shared,
             writer,
+            closing,
             jobs,
             tasks: Arc::new(Mutex::new(Some(tasks))),
         })
@@ -470,25 +479,29 @@ impl Log {
     }
 
     async fn sealed(&self, event: Arc<Event>) -> Result<(Draft, OwnedSemaphorePermit)> {
-        if kinds::ALL.contains(&event.kind.as_str()) {
-            return Err(Error::invalid(format!(
-                "kind {} is written by the log itself",
-                event.kind
-            )));
-        }
-        ingest::check(&event)?;
-        event.check()?;
+        check_callers(&event)?;
+        let filter = self.shared.ingest.as_ref();
+        let slow = filter.is_some_and(|f| f.is_slow(&event));
+        self.sealed_by(event, slow, Shared::filtered_draft).await
+    }
+
+    /// Seals an event that may come into the log by `draft`.
+    async fn sealed_by(
+        &self,
+        event: Arc<Event>,
+        slow: bool,
+        draft: fn(&Shared, Arc<Event>) -> Result<Draft>,
+    ) -> Result<(Draft, OwnedSemaphorePermit)> {
         let bytes: usize = event.payloads.iter().map(|p| p.bytes.len()).sum();
         let room = self.shared.room(bytes).await?;
-        let filter = self.shared.ingest.as_ref();
         // Compressing and encrypting a large payload would hold up the runtime's other tasks.
-        let draft = if bytes > 64 * 1024 || filter.is_some_and(|f| f.is_slow(&event)) {
+        let draft = if bytes > 64 * 1024 || slow {
             let shared = Arc::clone(&self.shared);
-            tokio::task::spawn_blocking(move || shared.filtered_draft(event))
+            tokio::task::spawn_blocking(move || draft(&shared, event))
                 .await
                 .map_err(|e| Error::unavailable("sealing the event was stopped").because(e))??
         } else {
-            self.shared.filtered_draft(event)?
+            draft(&self.shared, event)?
         };
         Ok((draft, room))
     }
@@ -537,6 +550,7 @@ impl Log {
             .unwrap_or_else(PoisonError::into_inner)
             .take();
         let Some(tasks) = tasks else { return Ok(()) };
+        self.closing.store(true, Ordering::Release);
         let (reply, answer) = oneshot::channel();
         let job = Job {
             draft: Box::new(Draft::close()),
@@ -622,17 +636,17 @@ impl Shared {
             .map_err(|e| Error::unavailable("the log is closed").because(e))
     }
 
-    /// The draft of what the filter leaves of a caller's event. Every caller's event comes through here.
-    fn filtered_draft(&self, event: Arc<Event>) -> Result<Draft> {
+    /// What the filter leaves of a caller's event. Every caller's event comes through here.
+    fn filtered(&self, event: Arc<Event>) -> Result<Arc<Event>> {
         let Some(filter) = &self.ingest else {
-            return self.draft(&event);
+            return Ok(event);
         };
         let keys = IngestKeys::new(self.keys.index_key());
-        self.draft(&ingest::admit(
-            &**filter,
-            Arc::unwrap_or_clone(event),
-            &keys,
-        )?)
+        ingest::admit(&**filter, Arc::unwrap_or_clone(event), &keys).map(Arc::new)
+    }
+
+    fn filtered_draft(&self, event: Arc<Event>) -> Result<Draft> {
+        self.draft(&*self.filtered(event)?)
     }
 
     /// Everything of an entry that doesn't depend on its place in the run.
@@ -691,6 +705,18 @@ impl Shared {
 
 /// The largest entry that an event can make must fit: 64 payloads of about 330 bytes, 1 data key, 64-byte names.
 const _: () = assert!(entry::ENTRY_BYTES_MAX > 64 * 400 + 4096);
+
+/// Checks what a caller hands in, before the filter sees it.
+fn check_callers(event: &Event) -> Result<()> {
+    if kinds::ALL.contains(&event.kind.as_str()) {
+        return Err(Error::invalid(format!(
+            "kind {} is written by the log itself",
+            event.kind
+        )));
+    }
+    ingest::check(event)?;
+    event.check()
+}
 
 /// Whether an error means that nothing more may be appended in this run.
 fn is_fatal(kind: ErrorKind) -> bool {

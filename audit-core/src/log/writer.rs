@@ -207,6 +207,10 @@ pub(super) struct Writer {
     appended: Instant,
     pub(super) seen: Arc<Mutex<Option<Seen>>>,
     grown: watch::Sender<u64>,
+    /// How long an unknown outcome is asked for.
+    resolve: Duration,
+    /// Somebody closes the run.
+    pub(super) closing: Arc<AtomicBool>,
     /// Why nothing more may be appended.
     broken: Option<(ErrorKind, String)>,
     succession: Option<Succession>,
@@ -242,6 +246,8 @@ impl Writer {
             appended: now,
             seen: Arc::default(),
             grown,
+            resolve: options.resolve,
+            closing: Arc::default(),
             broken: None,
             succession: options.succession.clone(),
             trouble: Arc::default(),
@@ -721,15 +727,17 @@ impl Writer {
     /// anything else before would let the same entries be written twice.
     async fn resolve(&self, made: &[Made], unknown: &Error) -> Result<Option<Head>> {
         let mut pause = Duration::from_millis(50);
-        let attempts = 40;
-        for _ in 0..attempts {
+        let until = Instant::now() + self.resolve;
+        // Who closes the run isn't kept waiting for a store that doesn't come back.
+        loop {
             match self.look_for(made).await {
                 Ok(found) => return Ok(found),
-                Err(e) if e.kind() == ErrorKind::Unavailable => {
+                Err(e) if e.kind() != ErrorKind::Unavailable => return Err(e),
+                Err(_) if Instant::now() >= until || self.closing.load(Ordering::Acquire) => break,
+                Err(_) => {
                     tokio::time::sleep(pause).await;
                     pause = (pause * 2).min(Duration::from_secs(2));
                 }
-                Err(e) => return Err(e),
             }
         }
         Err(Error::new(

@@ -5,7 +5,7 @@ use std::pin::Pin;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
 
-use audit_core::event::{Correlation, Event, Kind};
+use audit_core::event::{Correlation, Event, Guarantee, Kind};
 use audit_core::with_causes;
 use hyper::body::Incoming;
 use hyper::header;
@@ -34,6 +34,7 @@ use crate::refusal::{Code, Refusal};
 use crate::report::Severity;
 use crate::server;
 use crate::shared::{Alive, Shared};
+use crate::sink::{self, Absent, Kept, Trouble};
 
 /// Bytes that a tunnel takes from one side before it gives them to the other; two of these per tunnel.
 const PIECE_BYTES: usize = 16 * 1024;
@@ -67,7 +68,7 @@ pub(crate) async fn connect(
         connection.next.set(next);
     } else if intercept.others == TunnelPolicy::Open {
         let stream = reach(shared, &asked).await?;
-        let tunnel = Tunnel::open(shared, alive, asked).await?;
+        let tunnel = Tunnel::open(shared, alive, asked, intercept.on_audit_failure).await?;
         connection.next.set(Box::pin(tunnel.run(upgrade, stream)));
     } else {
         return Err(Refusal::new(
@@ -101,7 +102,9 @@ pub(crate) fn plain(shared: &Shared, uri: &Uri) -> Result<Intercepted, Refusal> 
     }
     let port = authority.port_u16().unwrap_or(80);
     Ok(Intercepted {
-        upstream: Upstream::of_host(Scheme::HTTP, &host, port).ok_or_else(wrong)?,
+        upstream: Upstream::of_host(Scheme::HTTP, &host, port)
+            .ok_or_else(wrong)?
+            .on_audit_failure(intercept.on_audit_failure),
         ours: AuditHeaders::default(),
     })
 }
@@ -247,6 +250,8 @@ fn is_ours(ours: SocketAddr, other: SocketAddr) -> bool {
 struct Tunnel {
     shared: Arc<Shared>,
     recorder: Recorder,
+    /// Whether its opening is somewhere.
+    recorded: bool,
     opened: Event,
     started_us: u64,
 }
@@ -259,7 +264,12 @@ struct Way {
 
 impl Tunnel {
     /// Records that a tunnel is opened; a crash until then leaves nothing, and nothing has gone through.
-    async fn open(shared: &Arc<Shared>, alive: &Alive, asked: Asked) -> Result<Self, Refusal> {
+    async fn open(
+        shared: &Arc<Shared>,
+        alive: &Alive,
+        asked: Asked,
+        guarantee: Guarantee,
+    ) -> Result<Self, Refusal> {
         let id = shared.id();
         let mut event = exchange::event(
             shared,
@@ -267,36 +277,50 @@ impl Tunnel {
             Kind::new("network.tunnel_opened").expect("the name follows the rule"),
             &asked.ours,
             asked.trace,
+            guarantee,
         );
         let mut set = |name: &str, value| event.attributes.insert(name.to_owned(), value);
         set("server.address", json!(asked.host));
         set("server.port", json!(asked.port));
         set("audit.capture.point", json!(Point::Tunnel.as_str()));
-        let unrecorded = || {
-            up(&shared.counters.refused_unrecorded);
-            shared.log_fails();
-            Refusal::new(
-                Code::LogUnavailable,
-                "the audit log can't be written, so the tunnel was not opened",
-            )
-        };
-        let appending = shared.log.append(event.clone());
-        match timeout(shared.config.limits.append_timeout, appending).await {
-            Ok(Ok(_)) => shared.log_works(),
-            Ok(Err(error)) => {
+        let numbered = shared.sink.numbered(event.clone());
+        let recorded = match shared.sink.take(&numbered, guarantee).await {
+            Ok(kept) => {
+                if kept == Kept::Log {
+                    shared.log_works();
+                }
+                kept != Kept::Nowhere
+            }
+            Err(trouble) => {
+                let why = match &trouble {
+                    Trouble::Failed(error) => with_causes(error),
+                    Trouble::Late(_) => "the log doesn't answer".to_owned(),
+                };
+                up(&shared.counters.refused_unrecorded);
+                shared.log_fails();
                 shared.notice(
                     Severity::Error,
                     "audit_log_unavailable",
-                    format!("tunnel not opened: {}", with_causes(&error)),
+                    format!("tunnel not opened: {why}"),
                     Some(id),
                 );
-                return Err(unrecorded());
+                // One that lands late is an opening without an end, as of a tunnel that nobody used.
+                if let Trouble::Failed(error) = trouble {
+                    let reason = sink::reason(&error);
+                    shared.sink.absent(&numbered, Absent::Refused, reason).await;
+                }
+                return Err(Refusal::new(
+                    Code::LogUnavailable,
+                    "the audit log can't be written, so the tunnel was not opened",
+                ));
             }
-            Err(_) => return Err(unrecorded()),
-        }
+        };
         up(&shared.counters.tunnels);
         Ok(Self {
-            recorder: Recorder::new(Arc::clone(shared), alive.clone(), id, |c| &c.tunnels_closed),
+            recorder: Recorder::new(Arc::clone(shared), alive.clone(), id, guarantee, |c| {
+                &c.tunnels_closed
+            }),
+            recorded,
             started_us: shared.log.clock().monotonic_micros(),
             shared: Arc::clone(shared),
             opened: event,
@@ -328,7 +352,11 @@ impl Tunnel {
             Err(_) => (Outcome::CutByClient, Some("client_left")),
         };
         let event = self.closed(outcome, &sent, &received);
-        self.recorder.record(event).await;
+        if self.recorded {
+            self.recorder.record(event).await;
+        } else {
+            self.recorder.leave_out(event).await;
+        }
     }
 
     fn closed(&self, (outcome, reason): (Outcome, Option<&str>), sent: &Way, back: &Way) -> Event {

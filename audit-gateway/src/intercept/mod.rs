@@ -8,6 +8,8 @@ mod hosts;
 
 use std::sync::Arc;
 
+use audit_core::event::Guarantee;
+
 pub use authority::CertificateAuthority;
 pub use hosts::HostPattern;
 pub(crate) use hosts::host_name;
@@ -44,6 +46,9 @@ pub struct Intercept {
     pub hosts: Vec<HostPattern>,
     /// What becomes of all others.
     pub others: TunnelPolicy,
+    /// What becomes of calls and tunnels that can't be recorded; see
+    /// [`Upstream::on_audit_failure`](crate::Upstream::on_audit_failure).
+    pub on_audit_failure: Guarantee,
 }
 
 impl Intercept {
@@ -54,6 +59,7 @@ impl Intercept {
             authority,
             hosts,
             others: TunnelPolicy::Open,
+            on_audit_failure: Guarantee::Closed,
         }
     }
 

@@ -26,9 +26,13 @@ fn plain() -> Step {
 async fn a_request_that_cannot_be_recorded_does_not_leave() {
     let upstream = Scripted::start(vec![plain()]).await;
     let bench = Bench::start(&upstream.base()).await;
-    bench
-        .faulty
-        .fail(Call::Append, Fault::Before, ErrorKind::Unavailable);
+    bench.faulty.fail_times(
+        Call::Append,
+        0,
+        1_000_000,
+        Fault::Before,
+        ErrorKind::Unavailable,
+    );
     let answer = exchange(bench.address, &request()).await;
     assert_eq!(answer.status, 503);
     assert_eq!(answer.code(), "audit_log_unavailable");
@@ -48,6 +52,7 @@ async fn a_request_that_cannot_be_recorded_does_not_leave() {
     );
 
     // The log works again, and so does the gateway.
+    bench.faulty.heal();
     assert_eq!(exchange(bench.address, &request()).await.status, 200);
     bench.exchange().await;
     assert!(bench.health.log_writable());

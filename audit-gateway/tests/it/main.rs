@@ -14,6 +14,7 @@ mod support;
 
 mod faults;
 mod fixtures;
+mod guarantees;
 mod intercept;
 mod log_trouble;
 mod protocol;

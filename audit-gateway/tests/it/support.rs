@@ -46,7 +46,7 @@ impl Bench {
         let log = Log::create(LogOptions::new(Arc::new(store), keys))
             .await
             .unwrap();
-        let notices = Arc::new(Mutex::new(Vec::new()));
+        let notices: Arc<Mutex<Vec<Notice>>> = Arc::default();
         let heard = Arc::clone(&notices);
         let mut config = Config::new(Arc::new(move |notice: &Notice| {
             heard.lock().unwrap().push(notice.clone());
@@ -57,6 +57,22 @@ impl Bench {
                 .insert(name.to_owned(), Upstream::new(base).unwrap());
         }
         change(&mut config);
+        Self::of(log, faulty, gate, notices, config).await
+    }
+
+    /// A gateway over a log that is there.
+    pub(crate) async fn over(log: Log, faulty: FaultyStore, config: Config) -> Self {
+        let gate = Arc::clone(gated(Arc::new(MemoryStore::new())).around());
+        Self::of(log, faulty, gate, Arc::default(), config).await
+    }
+
+    async fn of(
+        log: Log,
+        faulty: FaultyStore,
+        gate: Arc<Gate>,
+        notices: Arc<Mutex<Vec<Notice>>>,
+        config: Config,
+    ) -> Self {
         let bound = Gateway::bind(config, log.clone()).await.unwrap();
         let (address, health) = (bound.local_addr(), bound.health());
         let (shutdown, down) = oneshot::channel::<()>();
@@ -103,6 +119,23 @@ impl Bench {
         }
     }
 
+    /// The exchanges, when `n` of them are in the log, however they came there.
+    pub(crate) async fn exchanges_now(&self, n: usize) -> Vec<Exchange> {
+        for _ in 0..2000 {
+            let events = self.events().await;
+            if events
+                .iter()
+                .filter(|e| e.kind.as_str() == "llm.response")
+                .count()
+                >= n
+            {
+                break;
+            }
+            tokio::time::sleep(Duration::from_millis(5)).await;
+        }
+        self.paired(n).await
+    }
+
     /// The exchanges, when `n` of them have an answer. Fails if any request has none then, or more than one.
     pub(crate) async fn exchanges(&self, n: usize) -> Vec<Exchange> {
         for _ in 0..2000 {
@@ -111,9 +144,14 @@ impl Bench {
             }
             tokio::time::sleep(Duration::from_millis(5)).await;
         }
+        self.paired(n).await
+    }
+
+    async fn paired(&self, n: usize) -> Vec<Exchange> {
         let events = self.events().await;
         let (requests, responses): (Vec<_>, Vec<_>) = events
             .into_iter()
+            .filter(|e| e.kind.as_str().starts_with("llm."))
             .partition(|e| e.kind.as_str() == "llm.request");
         assert_eq!(responses.len(), n, "answers in the log");
         assert_eq!(requests.len(), n, "requests in the log");
