@@ -70,8 +70,54 @@ pub(crate) struct ServeFile {
     pub(crate) system: Option<String>,
     #[serde(default, skip_serializing_if = "BTreeMap::is_empty")]
     pub(crate) upstreams: BTreeMap<String, UpstreamFile>,
+    /// What becomes of calls that can't be recorded, unless their route says otherwise.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub(crate) on_audit_failure: Option<OnAuditFailure>,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub(crate) degrade_after_ms: Option<u64>,
     #[serde(default, skip_serializing_if = "InterceptFile::is_empty")]
     pub(crate) intercept: InterceptFile,
+    #[serde(default, skip_serializing_if = "SpoolFile::is_empty")]
+    pub(crate) spool: SpoolFile,
+}
+
+/// What becomes of a call that can't be recorded.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "lowercase")]
+pub(crate) enum OnAuditFailure {
+    /// It is refused before it leaves.
+    Closed,
+    /// It passes, and that it is missing is recorded.
+    Open,
+    /// Its record waits in the spool.
+    Spool,
+}
+
+impl OnAuditFailure {
+    pub(crate) fn as_str(self) -> &'static str {
+        match self {
+            Self::Closed => "closed",
+            Self::Open => "open",
+            Self::Spool => "spool",
+        }
+    }
+}
+
+/// The section `serve.spool`.
+#[derive(Debug, Clone, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub(crate) struct SpoolFile {
+    /// A folder of its own, on a local disk.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub(crate) dir: Option<PathBuf>,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub(crate) bytes_max: Option<u64>,
+}
+
+impl SpoolFile {
+    fn is_empty(&self) -> bool {
+        *self == Self::default()
+    }
 }
 
 /// An upstream: its base URL, or that and more.
@@ -93,6 +139,8 @@ pub(crate) struct UpstreamTable {
     /// Virtual hosts: requests whose host header names one go here.
     #[serde(default, skip_serializing_if = "Vec::is_empty")]
     pub(crate) hosts: Vec<String>,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub(crate) on_audit_failure: Option<OnAuditFailure>,
 }
 
 impl UpstreamFile {
@@ -126,6 +174,8 @@ pub(crate) struct InterceptFile {
     /// What becomes of clients that ask for other hosts.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub(crate) others: Option<OthersFile>,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub(crate) on_audit_failure: Option<OnAuditFailure>,
 }
 
 /// What becomes of a tunnel to a host that isn't intercepted.

@@ -228,6 +228,12 @@ impl Upstream {
         self
     }
 
+    /// What becomes of calls that can't be recorded.
+    #[must_use]
+    pub fn guarantee(&self) -> Guarantee {
+        self.on_audit_failure
+    }
+
     /// A host that a client wants to reach by itself; `None` if that is no authority.
     pub(crate) fn of_host(scheme: Scheme, host: &str, port: u16) -> Option<Self> {
         let default = if scheme == Scheme::HTTPS { 443 } else { 80 };

@@ -108,13 +108,13 @@ impl Spool {
 
     /// The context of the next record, and whether one of so many bytes has room.
     pub(crate) fn next(&mut self, bytes: usize) -> io::Result<Option<Vec<u8>>> {
-        let file = match &mut self.open {
-            Some(file) => file,
-            None => {
-                let file = SpoolFile::create(&self.config.dir, self.producer, self.generation)?;
-                self.generation += 1;
-                self.open.insert(file)
-            }
+        if self.open.is_none() {
+            let file = SpoolFile::create(&self.config.dir, self.producer, self.generation)?;
+            self.generation += 1;
+            self.open = Some(file);
+        }
+        let Some(file) = &mut self.open else {
+            return Ok(None);
         };
         let room = self.config.bytes_max.saturating_sub(file.bytes);
         Ok((bytes as u64 <= room).then(|| file.context(file.records)))

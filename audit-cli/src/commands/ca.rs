@@ -182,6 +182,7 @@ pub(super) fn intercept(settings: &Settings) -> Result<Intercept> {
     if intercepted.others == Some(OthersFile::Refuse) {
         intercept.others = TunnelPolicy::Refuse;
     }
+    intercept.on_audit_failure = super::serve::guarantee(settings, intercepted.on_audit_failure);
     Ok(intercept)
 }
 

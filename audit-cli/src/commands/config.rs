@@ -53,6 +53,9 @@ pub(crate) fn run(settings: &Settings, command: &ConfigCommand) -> Result<u8> {
         if let Some(provider) = &table.provider {
             show(&format!("{what}.provider"), provider, &source)?;
         }
+        if let Some(on) = table.on_audit_failure {
+            show(&format!("{what}.on_audit_failure"), on.as_str(), &source)?;
+        }
         if !table.hosts.is_empty() {
             show(&format!("{what}.hosts"), &table.hosts.join(", "), &source)?;
         }
@@ -84,6 +87,7 @@ pub(crate) fn run(settings: &Settings, command: &ConfigCommand) -> Result<u8> {
             settings.serve.response_record_bytes_max,
         ),
         ("connect_timeout_ms", settings.serve.connect_timeout_ms),
+        ("degrade_after_ms", settings.serve.degrade_after_ms),
         (
             "response_head_timeout_ms",
             settings.serve.response_head_timeout_ms,
@@ -97,6 +101,20 @@ pub(crate) fn run(settings: &Settings, command: &ConfigCommand) -> Result<u8> {
         if let Some(value) = value {
             show(&format!("serve.{name}"), &value.to_string(), &file())?;
         }
+    }
+    for (what, on) in [
+        ("serve", settings.serve.on_audit_failure),
+        ("serve.intercept", intercept.on_audit_failure),
+    ] {
+        if let Some(on) = on {
+            show(&format!("{what}.on_audit_failure"), on.as_str(), &file())?;
+        }
+    }
+    if let Some(dir) = &settings.serve.spool.dir {
+        show("serve.spool.dir", &dir.to_string_lossy(), &file())?;
+    }
+    if let Some(bytes) = settings.serve.spool.bytes_max {
+        show("serve.spool.bytes_max", &bytes.to_string(), &file())?;
     }
     if let Some(system) = &settings.serve.system {
         show("serve.system", system, &file())?;

@@ -116,7 +116,7 @@ async fn run_command(context: &Context, args: &RunArgs) -> Result<u8> {
     };
     let system = config.system.clone();
 
-    let log = context.log().await?;
+    let log = super::serve::log(context).await?;
     let outcome = async {
         let bound = Gateway::bind(config, log.clone())
             .await
@@ -442,6 +442,14 @@ impl Session<'_> {
             set("audit.session.requests", json!(summary.requests));
             set("audit.session.responses", json!(summary.responses));
             set("audit.session.tunnels", json!(summary.tunnels));
+            for (name, count) in [
+                ("audit.session.spooled", summary.spooled),
+                ("audit.session.missed", summary.missed),
+            ] {
+                if count > 0 {
+                    set(name, json!(count));
+                }
+            }
             if summary.unrecorded + summary.pending > 0 {
                 set(
                     "audit.session.responses_lost",

@@ -5,11 +5,12 @@ use std::net::SocketAddr;
 use std::sync::Arc;
 use std::time::Duration;
 
-use audit_core::event::SystemRef;
-use audit_gateway::{Config, Gateway, HostPattern, Intercept, Upstream};
+use audit_core::event::{Guarantee, SystemRef};
+use audit_core::log::{Log, StateFile};
+use audit_gateway::{Config, Gateway, HostPattern, Intercept, SpoolConfig, Upstream};
 
 use crate::cli::ServeArgs;
-use crate::config::{Settings, UpstreamFile};
+use crate::config::{OnAuditFailure, Settings, UpstreamFile};
 use crate::context::Context;
 use crate::error::{CliError, Result};
 use crate::output;
@@ -19,6 +20,9 @@ pub(crate) struct Effective {
     pub(crate) listen: String,
     pub(crate) upstreams: BTreeMap<String, UpstreamFile>,
 }
+
+/// How long a batch of unknown outcome is asked for where calls go on without the log.
+const RESOLVE: Duration = Duration::from_hours(24 * 7);
 
 const LISTEN: &str = "127.0.0.1:8484";
 const UPSTREAMS: [(&str, &str); 2] = [
@@ -79,6 +83,55 @@ fn upstream(name: &str, file: &UpstreamFile) -> Result<Upstream> {
     })
 }
 
+/// What becomes of calls that can't be recorded, where `own` is what their route says.
+pub(super) fn guarantee(settings: &Settings, own: Option<OnAuditFailure>) -> Guarantee {
+    match own.or(settings.serve.on_audit_failure) {
+        Some(OnAuditFailure::Open) => Guarantee::Open,
+        Some(OnAuditFailure::Spool) => Guarantee::Spool,
+        Some(OnAuditFailure::Closed) | None => Guarantee::Closed,
+    }
+}
+
+/// Whether any route goes on without the log.
+fn goes_on(settings: &Settings) -> bool {
+    let serve = &settings.serve;
+    let own = serve.upstreams.values().map(|upstream| match upstream {
+        UpstreamFile::Table(table) => table.on_audit_failure,
+        UpstreamFile::Url(_) => None,
+    });
+    own.chain([serve.intercept.on_audit_failure, serve.on_audit_failure])
+        .flatten()
+        .any(|own| own != OnAuditFailure::Closed)
+}
+
+/// The spool: where the settings say, else beside the publisher's memory, if a route needs one.
+fn spool(settings: &Settings) -> Option<SpoolConfig> {
+    let spool = &settings.serve.spool;
+    let dir = spool.dir.clone().or_else(|| {
+        goes_on(settings).then(|| {
+            let vkey = settings.vkey.as_ref().map(|vkey| vkey.value.as_str());
+            let origin = vkey.and_then(|vkey| vkey.split('+').next());
+            let state = StateFile::new(&settings.state_dir.value, origin.unwrap_or("log"));
+            state.path().with_extension("spool")
+        })
+    })?;
+    let mut config = SpoolConfig::new(dir);
+    if let Some(bytes_max) = spool.bytes_max {
+        config.bytes_max = bytes_max;
+    }
+    Some(config)
+}
+
+/// The log, for a gateway with these settings.
+pub(super) async fn log(context: &Context) -> Result<Log> {
+    let mut options = context.log_options().await?;
+    if goes_on(&context.settings) {
+        // What can't be recorded is kept elsewhere, so nothing is gained by giving up.
+        options.resolve = RESOLVE;
+    }
+    Ok(Log::open(options).await?)
+}
+
 /// Host patterns, of what the message is to name.
 pub(super) fn patterns(hosts: &[String], what: &str) -> Result<Vec<HostPattern>> {
     hosts
@@ -101,8 +154,17 @@ pub(super) fn config(settings: &Settings, args: &ServeArgs) -> Result<Config> {
     config.upstreams = effective
         .upstreams
         .iter()
-        .map(|(name, file)| upstream(name, file).map(|upstream| (name.clone(), upstream)))
+        .map(|(name, file)| {
+            let upstream = upstream(name, file)?;
+            let own = match file {
+                UpstreamFile::Table(table) => table.on_audit_failure,
+                UpstreamFile::Url(_) => None,
+            };
+            let upstream = upstream.on_audit_failure(guarantee(settings, own));
+            Ok((name.clone(), upstream))
+        })
         .collect::<Result<_>>()?;
+    config.spool = spool(settings);
     let serve = &settings.serve;
     config.system = serve
         .system
@@ -134,6 +196,7 @@ pub(super) fn config(settings: &Settings, args: &ServeArgs) -> Result<Config> {
             &mut limits.response_idle_timeout,
             serve.response_idle_timeout_ms,
         ),
+        (&mut limits.degrade_after, serve.degrade_after_ms),
     ] {
         if let Some(value) = value {
             *limit = Duration::from_millis(value);
@@ -171,7 +234,7 @@ pub(crate) async fn run(context: &Context, args: &ServeArgs) -> Result<u8> {
         Some(_) => Some(context.store_url()?.read().await?),
         None => None,
     };
-    let log = context.log().await?;
+    let log = log(context).await?;
     let mirror = mirrored.map(|source| super::mirror::beside(context, source));
     let mirror = match mirror.transpose() {
         Ok(mirror) => mirror.flatten(),
@@ -197,7 +260,7 @@ pub(crate) async fn run(context: &Context, args: &ServeArgs) -> Result<u8> {
 
 async fn serve(
     config: Config,
-    log: &audit_core::log::Log,
+    log: &Log,
     public: bool,
     upstreams: &BTreeMap<String, Upstream>,
 ) -> Result<u8> {
@@ -218,7 +281,14 @@ async fn serve(
         );
     }
     for (name, upstream) in upstreams {
-        output::note(&format!("  http://{address}/{name}/…  →  {upstream}/…"));
+        let guarantee = match upstream.guarantee() {
+            Guarantee::Open => "  (goes on without the log)",
+            Guarantee::Spool => "  (spooled without the log)",
+            Guarantee::Closed | Guarantee::None => "",
+        };
+        output::note(&format!(
+            "  http://{address}/{name}/…  →  {upstream}/…{guarantee}"
+        ));
     }
     if let Some(intercept) = &intercept {
         tell_intercept(intercept, address);
@@ -239,6 +309,18 @@ async fn serve(
         summary.refused + summary.refused_unrecorded,
         summary.refused_unrecorded
     ));
+    if summary.spooled > 0 || summary.spooled_left > 0 {
+        output::note(&format!(
+            "{} records went through the spool; {} of them wait there for the next start",
+            summary.spooled, summary.spooled_left
+        ));
+    }
+    if summary.missed > 0 {
+        output::note(&format!(
+            "warning: {} records are missing, since calls went on without the log; it says which, or will at the next start",
+            summary.missed
+        ));
+    }
     if summary.unrecorded + summary.pending > 0 {
         output::note(&format!(
             "warning: {} answers were not recorded; their requests stand in the log without an answer",

@@ -284,6 +284,7 @@ fn the_registry_says_which_kinds_the_log_the_gateway_and_the_facade_write() {
         [
             "llm.request",
             "llm.response",
+            "log.capture_degraded",
             "network.tunnel_closed",
             "network.tunnel_opened"
         ]

@@ -217,6 +217,52 @@ fn a_log_goes_on_after_a_gateway_was_killed() {
     assert!(kinds(&host).iter().filter(|k| *k == "llm.request").count() == 2);
 }
 
+/// The store is held by somebody else, and the gateway is killed while calls go on without it.
+#[test]
+fn what_was_answered_during_an_outage_is_in_the_log_although_the_gateway_was_killed() {
+    let host = Host::with_log();
+    let settings = fs::read_to_string(host.path("audit-trail.toml")).unwrap();
+    let spooling =
+        "[serve]\non_audit_failure = \"spool\"\ndegrade_after_ms = 200\n\n[serve.intercept]";
+    fs::write(
+        host.path("audit-trail.toml"),
+        settings.replace("[serve.intercept]", spooling),
+    )
+    .unwrap();
+    let provider = Provider::start(true);
+    let flags = upstream(&provider);
+    let gateway = Gateway::start(&host, &["--upstream", &flags]);
+    assert_eq!(post(gateway.address, CHAT).0, 200);
+    let lock = fs::OpenOptions::new()
+        .write(true)
+        .open(host.path("audit-trail.db.write.lock"))
+        .unwrap();
+    lock.lock().unwrap();
+    for _ in 0..3 {
+        assert_eq!(post(gateway.address, CHAT).0, 200);
+    }
+    gateway.process.signal(Signal::KILL);
+    assert_eq!(gateway.process.end().status.code(), None);
+    lock.unlock().unwrap();
+    let count = |kind: &str| kinds(&host).iter().filter(|k| *k == kind).count();
+    assert!(count("llm.response") < 4, "nothing was spooled");
+
+    let mut gateway = Gateway::start(&host, &["--upstream", &flags]);
+    gateway.process.note_with("were brought into the log");
+    assert_eq!(post(gateway.address, CHAT).0, 200);
+    gateway.process.signal(Signal::TERM);
+    gateway.process.end().exits(0);
+    assert_eq!(count("llm.request"), 5);
+    assert_eq!(count("llm.response"), 5);
+    assert_eq!(
+        count("log.capture_degraded"),
+        1,
+        "its beginning; its end died with it"
+    );
+    let (run, _) = host.verdict(&["--content", "--auditor-key", "audit-trail-auditor.key"]);
+    run.exits(0);
+}
+
 #[test]
 fn two_gateways_and_a_writer_on_one_store_make_one_log_without_a_gap() {
     let host = Host::with_log();

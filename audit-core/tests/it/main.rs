@@ -8,6 +8,7 @@
 )]
 #![expect(clippy::print_stdout, reason = "a test that skips says so")]
 
+mod aside;
 mod ca;
 mod copy;
 mod faults;
