@@ -81,6 +81,12 @@ pub(crate) enum Command {
         #[command(subcommand)]
         command: HoldCommand,
     },
+    /// Say which records of a gateway are not in the log, and why; exits with 1 if nothing says why
+    Gaps {
+        /// As JSON lines
+        #[arg(long)]
+        json: bool,
+    },
     /// Check keys, store, clock, free disk space and permissions
     Doctor,
     /// Run the main job on a temporary log: record an agent's session, verify it, catch a manipulation

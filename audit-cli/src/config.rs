@@ -73,12 +73,66 @@ pub(crate) struct ServeFile {
     /// What becomes of calls that can't be recorded, unless their route says otherwise.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub(crate) on_audit_failure: Option<OnAuditFailure>,
-    #[serde(skip_serializing_if = "Option::is_none")]
-    pub(crate) degrade_after_ms: Option<u64>,
     #[serde(default, skip_serializing_if = "InterceptFile::is_empty")]
     pub(crate) intercept: InterceptFile,
     #[serde(default, skip_serializing_if = "SpoolFile::is_empty")]
     pub(crate) spool: SpoolFile,
+    #[serde(default, skip_serializing_if = "LimitsFile::is_empty")]
+    pub(crate) limits: LimitsFile,
+}
+
+/// The section `serve.limits`: bounds and timeouts that few have to change.
+#[derive(Debug, Clone, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub(crate) struct LimitsFile {
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub(crate) connections_max: Option<u64>,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub(crate) request_head_bytes_max: Option<u64>,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub(crate) headers_max: Option<u64>,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub(crate) request_head_timeout_ms: Option<u64>,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub(crate) request_idle_timeout_ms: Option<u64>,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub(crate) request_body_timeout_ms: Option<u64>,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub(crate) client_stall_timeout_ms: Option<u64>,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub(crate) append_timeout_ms: Option<u64>,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub(crate) degrade_after_ms: Option<u64>,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub(crate) terminal_wait_ms: Option<u64>,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub(crate) record_retry_ms: Option<u64>,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub(crate) drain_timeout_ms: Option<u64>,
+}
+
+impl LimitsFile {
+    fn is_empty(&self) -> bool {
+        *self == Self::default()
+    }
+
+    /// Every setting with its name.
+    pub(crate) fn all(&self) -> [(&'static str, Option<u64>); 12] {
+        [
+            ("connections_max", self.connections_max),
+            ("request_head_bytes_max", self.request_head_bytes_max),
+            ("headers_max", self.headers_max),
+            ("request_head_timeout_ms", self.request_head_timeout_ms),
+            ("request_idle_timeout_ms", self.request_idle_timeout_ms),
+            ("request_body_timeout_ms", self.request_body_timeout_ms),
+            ("client_stall_timeout_ms", self.client_stall_timeout_ms),
+            ("append_timeout_ms", self.append_timeout_ms),
+            ("degrade_after_ms", self.degrade_after_ms),
+            ("terminal_wait_ms", self.terminal_wait_ms),
+            ("record_retry_ms", self.record_retry_ms),
+            ("drain_timeout_ms", self.drain_timeout_ms),
+        ]
+    }
 }
 
 /// What becomes of a call that can't be recorded.

@@ -87,7 +87,6 @@ pub(crate) fn run(settings: &Settings, command: &ConfigCommand) -> Result<u8> {
             settings.serve.response_record_bytes_max,
         ),
         ("connect_timeout_ms", settings.serve.connect_timeout_ms),
-        ("degrade_after_ms", settings.serve.degrade_after_ms),
         (
             "response_head_timeout_ms",
             settings.serve.response_head_timeout_ms,
@@ -100,6 +99,11 @@ pub(crate) fn run(settings: &Settings, command: &ConfigCommand) -> Result<u8> {
     for (name, value) in numbers {
         if let Some(value) = value {
             show(&format!("serve.{name}"), &value.to_string(), &file())?;
+        }
+    }
+    for (name, value) in settings.serve.limits.all() {
+        if let Some(value) = value {
+            show(&format!("serve.limits.{name}"), &value.to_string(), &file())?;
         }
     }
     for (what, on) in [

@@ -9,6 +9,7 @@ mod copy;
 mod doctor;
 mod emit;
 mod export;
+mod gaps;
 mod hold;
 mod init;
 mod log;
@@ -74,6 +75,7 @@ pub(crate) fn run(cli: Cli) -> Result<u8> {
         Command::Migrate { command } => block_on(migrate::run(&context()?, &command)),
         Command::Retention { command } => block_on(retention::run(&context()?, &command)),
         Command::Hold { command } => block_on(hold::run(&context()?, &command)),
+        Command::Gaps { json } => block_on(gaps::run(&context()?, json)),
         Command::Doctor => block_on(doctor::run(&context()?)),
         Command::Demo(args) => block_on(crate::demo::run(&args)),
         Command::Config { command } => config::run(&settings()?, &command),

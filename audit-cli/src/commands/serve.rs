@@ -180,10 +180,16 @@ pub(super) fn config(settings: &Settings, args: &ServeArgs) -> Result<Config> {
             &mut limits.response_record_bytes_max,
             serve.response_record_bytes_max,
         ),
+        (&mut limits.connections_max, serve.limits.connections_max),
+        (
+            &mut limits.request_head_bytes_max,
+            serve.limits.request_head_bytes_max,
+        ),
+        (&mut limits.headers_max, serve.limits.headers_max),
     ] {
         if let Some(value) = value {
             *limit = usize::try_from(value)
-                .map_err(|e| CliError::because(format!("{value} bytes"), &e).code(2))?;
+                .map_err(|e| CliError::because(format!("limit {value}"), &e).code(2))?;
         }
     }
     for (limit, value) in [
@@ -196,7 +202,27 @@ pub(super) fn config(settings: &Settings, args: &ServeArgs) -> Result<Config> {
             &mut limits.response_idle_timeout,
             serve.response_idle_timeout_ms,
         ),
-        (&mut limits.degrade_after, serve.degrade_after_ms),
+        (
+            &mut limits.request_head_timeout,
+            serve.limits.request_head_timeout_ms,
+        ),
+        (
+            &mut limits.request_idle_timeout,
+            serve.limits.request_idle_timeout_ms,
+        ),
+        (
+            &mut limits.request_body_timeout,
+            serve.limits.request_body_timeout_ms,
+        ),
+        (
+            &mut limits.client_stall_timeout,
+            serve.limits.client_stall_timeout_ms,
+        ),
+        (&mut limits.append_timeout, serve.limits.append_timeout_ms),
+        (&mut limits.degrade_after, serve.limits.degrade_after_ms),
+        (&mut limits.terminal_wait, serve.limits.terminal_wait_ms),
+        (&mut limits.record_retry, serve.limits.record_retry_ms),
+        (&mut limits.drain_timeout, serve.limits.drain_timeout_ms),
     ] {
         if let Some(value) = value {
             *limit = Duration::from_millis(value);

@@ -222,8 +222,7 @@ fn a_log_goes_on_after_a_gateway_was_killed() {
 fn what_was_answered_during_an_outage_is_in_the_log_although_the_gateway_was_killed() {
     let host = Host::with_log();
     let settings = fs::read_to_string(host.path("audit-trail.toml")).unwrap();
-    let spooling =
-        "[serve]\non_audit_failure = \"spool\"\ndegrade_after_ms = 200\n\n[serve.intercept]";
+    let spooling = "[serve]\non_audit_failure = \"spool\"\n[serve.limits]\ndegrade_after_ms = 200\n[serve.intercept]";
     fs::write(
         host.path("audit-trail.toml"),
         settings.replace("[serve.intercept]", spooling),
@@ -261,6 +260,35 @@ fn what_was_answered_during_an_outage_is_in_the_log_although_the_gateway_was_kil
     );
     let (run, _) = host.verdict(&["--content", "--auditor-key", "audit-trail-auditor.key"]);
     run.exits(0);
+    let gaps = host.run(["gaps"]).exits(0);
+    assert_eq!(
+        gaps.text().matches(" records, ").count(),
+        2,
+        "{}",
+        gaps.text()
+    );
+
+    // Numbers of a third one, with a hole.
+    for number in [1, 2, 5] {
+        let number = format!("audit.producer.number={number}");
+        host.run([
+            "emit",
+            "x",
+            "--attr",
+            "audit.producer.id=other",
+            "--attr",
+            &number,
+        ])
+        .exits(0);
+    }
+    let gaps = host.run(["gaps"]).exits(1);
+    assert!(gaps.text().contains("HOLE: 3 to 4"), "{}", gaps.text());
+    let line = host.run(["gaps", "--json"]).exits(1);
+    let line: Value = serde_json::from_str(line.text().lines().last().unwrap()).unwrap();
+    assert_eq!(
+        (&line["producer"], &line["holes"]),
+        (&json!("other"), &json!([[3, 4]]))
+    );
 }
 
 #[test]

@@ -15,6 +15,7 @@ mod support;
 mod faults;
 mod fixtures;
 mod guarantees;
+mod hostile;
 mod intercept;
 mod log_trouble;
 mod protocol;
