@@ -149,8 +149,7 @@ pub(crate) async fn run(context: &Context, json_lines: bool) -> Result<u8> {
         }
         for (first, last) in &holes {
             output::line(format_args!(
-                "  HOLE: {} to {} are not in the log, and nothing says why",
-                first, last
+                "  HOLE: {first} to {last} are not in the log, and nothing says why"
             ))?;
         }
     }

@@ -65,17 +65,21 @@ fn number(event: &Event) -> u64 {
 
 /// Events, when the log says that an outage ended.
 async fn after_the_outage(bench: &Bench) -> Vec<Event> {
-    for _ in 0..1000 {
-        let events = bench.events().await;
-        if events
+    let ended = |events: &[Event]| {
+        events
             .iter()
             .any(|e| attribute(e, "audit.phase") == "ended")
-        {
-            return events;
+    };
+    let mut events = bench.events().await;
+    for _ in 0..1000 {
+        if ended(&events) {
+            break;
         }
         sleep(Duration::from_millis(10)).await;
+        events = bench.events().await;
     }
-    panic!("no record of the outage came");
+    assert!(ended(&events), "no record of the outage came");
+    events
 }
 
 /// Every number up to the last is in the log, or named as absent; never both.
