@@ -3,22 +3,53 @@
 use std::borrow::Cow;
 use std::fmt;
 
-use crate::provider::{self, Provider};
+use crate::format::Format;
+use crate::provider;
 
 /// What is asked of a provider, named after its API.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
 #[non_exhaustive]
 pub enum Operation {
-    /// Chat completions, `OpenAI`'s and everybody's who speaks its format.
+    /// Chat completions, `OpenAI`'s and everybody's who speaks its format; Cohere's and Ollama's chat.
     Chat,
     /// `OpenAI`'s responses.
     Responses,
     /// Anthropic's messages.
     Messages,
-    /// Legacy completions of a prompt.
+    /// Gemini's `generateContent` and `streamGenerateContent`.
+    GenerateContent,
+    /// Bedrock's `converse` and `converse-stream`.
+    Converse,
+    /// A model's own format: Bedrock's `invoke`, `SageMaker`'s `invocations`, Vertex AI's `predict`.
+    Invoke,
+    /// Completions of a prompt.
     TextCompletion,
     /// Embeddings.
     Embeddings,
+    /// Ordering documents by relevance.
+    Rerank,
+    /// Judging content.
+    Moderation,
+    /// Making or changing images.
+    Images,
+    /// Speech from text.
+    Speech,
+    /// Text from speech.
+    Transcription,
+    /// Files that the provider keeps.
+    Files,
+    /// Requests that the provider works on later.
+    Batches,
+    /// `OpenAI`'s assistants.
+    Assistants,
+    /// `OpenAI`'s threads and their messages.
+    Threads,
+    /// Runs of an assistant on a thread.
+    Runs,
+    /// Content that the provider keeps for later requests.
+    Caches,
+    /// Replicate's predictions.
+    Predictions,
     /// The list of models, or one of them.
     Models,
     /// Counting tokens without generating any.
@@ -35,20 +66,37 @@ impl Operation {
             Self::Chat => "chat",
             Self::Responses => "responses",
             Self::Messages => "messages",
+            Self::GenerateContent => "generate_content",
+            Self::Converse => "converse",
+            Self::Invoke => "invoke",
             Self::TextCompletion => "text_completion",
             Self::Embeddings => "embeddings",
+            Self::Rerank => "rerank",
+            Self::Moderation => "moderation",
+            Self::Images => "images",
+            Self::Speech => "speech",
+            Self::Transcription => "transcription",
+            Self::Files => "files",
+            Self::Batches => "batches",
+            Self::Assistants => "assistants",
+            Self::Threads => "threads",
+            Self::Runs => "runs",
+            Self::Caches => "caches",
+            Self::Predictions => "predictions",
             Self::Models => "models",
             Self::CountTokens => "count_tokens",
             Self::Other => "other",
         }
     }
 
-    /// The value of `gen_ai.operation.name`: its predefined ones where one fits.
+    /// The value of `gen_ai.operation.name`: its predefined ones where one fits. A model's own format may be chat or
+    /// completion, which the API doesn't say.
     #[must_use]
     pub fn otel_name(self) -> Option<&'static str> {
         match self {
-            Self::Chat | Self::Responses | Self::Messages => Some("chat"),
-            Self::Other => None,
+            Self::Chat | Self::Responses | Self::Messages | Self::Converse => Some("chat"),
+            Self::Runs => Some("invoke_agent"),
+            Self::Other | Self::Invoke | Self::Predictions | Self::Assistants => None,
             other => Some(other.as_str()),
         }
     }
@@ -58,7 +106,15 @@ impl Operation {
     pub fn generates(self) -> bool {
         matches!(
             self,
-            Self::Chat | Self::Responses | Self::Messages | Self::TextCompletion
+            Self::Chat
+                | Self::Responses
+                | Self::Messages
+                | Self::GenerateContent
+                | Self::Converse
+                | Self::Invoke
+                | Self::TextCompletion
+                | Self::Transcription
+                | Self::Runs
         )
     }
 }
@@ -75,7 +131,7 @@ pub struct Api {
     /// Whether the wire format is known: if not, facts are few.
     pub known: bool,
     /// Who reads the wire format.
-    pub(crate) format: &'static dyn Provider,
+    pub(crate) format: &'static dyn Format,
 }
 
 impl PartialEq for Api {
@@ -114,59 +170,76 @@ pub fn detect(provider_hint: Option<&str>, host: Option<&str>, method: &str, pat
     let hint = provider_hint.map(str::trim).filter(|h| !h.is_empty());
     let segments = segments(path);
 
-    let named = hint
-        .and_then(provider::by_alias)
-        .or_else(|| host.as_deref().and_then(provider::by_host));
-    if let Some(format) = named {
-        let operation = route(format, method, &segments);
-        return Api {
-            provider: format.name().to_owned(),
-            operation: operation.unwrap_or(Operation::Other),
-            known: operation.is_some(),
-            format,
+    let mut named = hint.map(provider::by_alias).unwrap_or_default();
+    if named.is_empty() {
+        named = host.as_deref().map(provider::by_host).unwrap_or_default();
+    }
+    if let Some(first) = named.first() {
+        // A host may serve the APIs of several, such as Azure's: the first that knows the path counts.
+        let found = named
+            .iter()
+            .find_map(|p| Some((p, route(p.routes, method, &segments)?)));
+        return match found {
+            Some((provider, route)) => api(provider.name, Some(route)),
+            None => api(first.name, None),
         };
     }
     let name = hint.map(str::to_owned).or(host).unwrap_or_default();
-    for format in provider::ALL {
-        if let Some(operation) = route(*format, method, &segments) {
-            return Api {
-                provider: if name.is_empty() {
-                    format.name().to_owned()
-                } else {
-                    name
-                },
-                operation,
-                known: true,
-                format: *format,
+    for provider in provider::ALL {
+        if let Some(route) = route(provider.by_path, method, &segments) {
+            let name = if name.is_empty() {
+                provider.name
+            } else {
+                &name
             };
+            return api(name, Some(route));
         }
     }
+    api(&name, None)
+}
+
+fn api(provider: &str, route: Option<&Route>) -> Api {
     Api {
-        provider: name,
-        operation: Operation::Other,
-        known: false,
-        format: provider::UNKNOWN,
+        provider: provider.to_owned(),
+        operation: route.map_or(Operation::Other, |route| route.operation),
+        known: route.is_some(),
+        format: route.map_or(&crate::format::unknown::Unknown, |route| route.format),
     }
 }
 
 /// A line of a provider's table.
-#[derive(Debug)]
 pub(crate) struct Route {
     /// `POST`
     pub(crate) method: &'static str,
-    /// The path below the version, `*` for one segment: `models/*`.
+    /// The path below the version: `*` for one segment, `*:rawPredict` for one that ends so.
     pub(crate) path: &'static str,
     pub(crate) operation: Operation,
+    pub(crate) format: &'static dyn Format,
 }
 
-fn route(format: &dyn Provider, method: &str, segments: &[Cow<'_, str>]) -> Option<Operation> {
-    format
-        .routes()
-        .iter()
-        .find(|route| {
-            route.method.eq_ignore_ascii_case(method.trim()) && below_version(segments, route.path)
-        })
-        .map(|route| route.operation)
+/// A route.
+pub(crate) const fn on(
+    method: &'static str,
+    path: &'static str,
+    operation: Operation,
+    format: &'static dyn Format,
+) -> Route {
+    Route {
+        method,
+        path,
+        operation,
+        format,
+    }
+}
+
+fn route(
+    tables: &[&'static [Route]],
+    method: &str,
+    segments: &[Cow<'_, str>],
+) -> Option<&'static Route> {
+    tables.iter().copied().flatten().find(|route| {
+        route.method.eq_ignore_ascii_case(method.trim()) && below_version(segments, route.path)
+    })
 }
 
 /// Whether `segments` end in `pattern`, right after a version (`v1`, `v1beta`) or from the start.
@@ -179,7 +252,10 @@ fn below_version(segments: &[Cow<'_, str>], pattern: &str) -> bool {
     let same = rest
         .iter()
         .zip(&pattern)
-        .all(|(segment, wanted)| *wanted == "*" || segment == wanted);
+        .all(|(segment, wanted)| match wanted.strip_prefix('*') {
+            Some(end) => segment.ends_with(end) && segment.len() > end.len(),
+            None => segment == wanted,
+        });
     same && prefix.last().is_none_or(|last| is_version(last))
 }
 

@@ -73,6 +73,19 @@ impl ResponseHead {
     pub fn header(&self, name: &str) -> Option<&[u8]> {
         first(&self.headers, name)
     }
+
+    /// The content type in lower case, without parameters.
+    pub(crate) fn content_type(&self) -> Option<String> {
+        let value = String::from_utf8_lossy(self.header("content-type")?).to_ascii_lowercase();
+        Some(
+            value
+                .split(';')
+                .next()
+                .unwrap_or_default()
+                .trim()
+                .to_owned(),
+        )
+    }
 }
 
 impl fmt::Debug for ResponseHead {

@@ -73,6 +73,22 @@ pub(crate) fn document(bytes: &[u8]) -> Document {
     document
 }
 
+/// Reads a document whose top is an object or an array; else the value is null.
+pub(crate) fn top(bytes: &[u8]) -> (Value, Option<String>) {
+    let first = bytes.iter().find(|b| !b.is_ascii_whitespace());
+    if first == Some(&b'[')
+        && let Ok(text) = core::str::from_utf8(bytes)
+        && let Ok(raw) = serde_json::from_str::<&RawValue>(text)
+    {
+        let limits = Limits::default();
+        if let Ok(value) = value(raw, &limits) {
+            return (value, limits.note());
+        }
+    }
+    let document = document(bytes);
+    (Value::Object(document.members), document.note)
+}
+
 /// Reads one value of any type.
 pub(crate) fn any(text: &str) -> Option<Value> {
     let raw: &RawValue = serde_json::from_str(text).ok()?;

@@ -39,19 +39,28 @@ mod api;
 mod attributes;
 pub mod credentials;
 mod encoding;
+mod exchange;
+mod format;
+mod framing;
 mod head;
 mod hosts;
 mod json;
+mod multipart;
 mod provider;
 mod request;
 mod response;
-pub mod sse;
 
 pub use add::add_facts;
 pub use api::{Api, Operation, detect};
 pub use encoding::DECODED_BYTES_MAX;
+pub use exchange::{
+    Answered, Asked, EXCHANGE_VERSION, Exchange, Media, Message, Part, Tokens, ToolDefinition,
+    exchange,
+};
+pub use framing::{eventstream, json_array, ndjson, sse};
 pub use head::{RequestHead, ResponseHead};
 pub use hosts::provider_hosts;
+pub use provider::base_urls;
 pub use request::{IDS_MAX, RequestFacts, ToolResult, request_facts};
 pub use response::{
     ApiError, BODY_BYTES_MAX, Outcome, Progress, ResponseFacts, ResponseParser, TEXT_BYTES_MAX,

@@ -8,8 +8,8 @@ use serde_json::{Map, Value};
 use crate::api::{Api, Operation};
 use crate::attributes::Attributes;
 use crate::encoding::Decoder;
+use crate::exchange::request_members;
 use crate::head::{self, RequestHead};
-use crate::json;
 use crate::response::BODY_BYTES_MAX;
 
 /// Tool results named in one request; later ones are kept, earlier ones dropped, since the last turn is the new one.
@@ -107,9 +107,9 @@ pub fn request_facts(api: &Api, head: &RequestHead, body: &[u8]) -> RequestFacts
     } else if text.len() > BODY_BYTES_MAX {
         facts.unparsed = Some(format!("body of more than {BODY_BYTES_MAX} bytes"));
     } else if !text.is_empty() {
-        let document = json::document(text);
-        facts.unparsed = document.note;
-        value = Value::Object(document.members);
+        let (members, note) = request_members(head, text);
+        facts.unparsed = note;
+        value = Value::Object(members);
     }
     api.format.request(api, head, &value, &mut facts);
     let surplus = facts.tool_results.len().saturating_sub(IDS_MAX);

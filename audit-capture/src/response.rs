@@ -3,15 +3,17 @@
 use std::collections::BTreeMap;
 use std::fmt;
 
+use serde::Serialize;
 use serde_json::{Map, Value};
 
 use crate::api::Api;
 use crate::encoding::Decoder;
+use crate::exchange::is_binary;
+use crate::format::{self, Stream};
+use crate::framing::{Event, Framing, Parser};
 use crate::head::{self, ResponseHead};
 use crate::json;
-use crate::provider::{self, Stream};
 use crate::request::{api_attributes, model_ref};
-use crate::sse::{Event, SseParser};
 
 /// Decoded bytes of a body that is read whole; of a longer one no facts are read.
 pub const BODY_BYTES_MAX: usize = 32 * 1024 * 1024;
@@ -65,9 +67,14 @@ pub struct Progress {
     /// A client that reads line by line acts before the blank line comes, so an event counts as seen when the line that
     /// makes it terminal is there.
     pub terminal: bool,
-    /// Leading bytes of this push that stand before the terminal event: they can be passed on at once. All of them while
-    /// none was seen. With a content encoding, none of the push that completes it.
+    /// Leading bytes of this push that stand before the event from which on bytes are held back: they can be passed on at
+    /// once. All of them while there is none. With a content encoding, none of the push that completes it.
+    ///
+    /// That event is the terminal one, or one that may be: some formats have no event that ends a stream, only events
+    /// after which nothing need follow. If another event comes, what was held back is released.
     pub safe: usize,
+    /// Whether what was held back of earlier pushes can be passed on, before this push.
+    pub release: bool,
 }
 
 /// Tokens, as the provider counted them.
@@ -88,6 +95,8 @@ pub struct Usage {
     pub total: Option<u64>,
     /// Whether [`input`](Self::input) leaves out what was read from and written to the cache.
     pub input_excludes_cache: bool,
+    /// Whether [`output`](Self::output) leaves out the tokens of reasoning by the format's rules.
+    pub output_excludes_reasoning: bool,
 }
 
 impl Usage {
@@ -102,6 +111,27 @@ impl Usage {
             0
         };
         self.input.map(|input| input.saturating_add(cached))
+    }
+
+    /// All output tokens, those of reasoning included, as `gen_ai.usage.output_tokens` wants them.
+    ///
+    /// Some providers leave reasoning out and don't say so; then their total does.
+    #[must_use]
+    pub fn output_total(&self) -> Option<u64> {
+        let output = self.output.or(self
+            .output_excludes_reasoning
+            .then_some(0)
+            .filter(|_| self.reasoning.is_some()))?;
+        let reasoning = self.reasoning.unwrap_or(0);
+        let both = self
+            .input_total()
+            .and_then(|input| input.checked_add(output)?.checked_add(reasoning));
+        let left_out = self.output_excludes_reasoning || (both.is_some() && both == self.total);
+        Some(if left_out {
+            output.saturating_add(reasoning)
+        } else {
+            output
+        })
     }
 }
 
@@ -159,14 +189,17 @@ impl ToolCall {
 }
 
 /// The provider's error.
-#[derive(Debug, Clone, Default, PartialEq, Eq)]
+#[derive(Debug, Clone, Default, PartialEq, Eq, Serialize)]
 #[non_exhaustive]
 pub struct ApiError {
     /// Its class, such as `invalid_request_error`.
+    #[serde(skip_serializing_if = "Option::is_none")]
     pub kind: Option<String>,
     /// A code within the class, such as `model_not_found`.
+    #[serde(skip_serializing_if = "Option::is_none")]
     pub code: Option<String>,
     /// For people.
+    #[serde(skip_serializing_if = "Option::is_none")]
     pub message: Option<String>,
 }
 
@@ -260,7 +293,7 @@ impl ResponseFacts {
         );
         let usage = &self.usage;
         attributes.set("gen_ai.usage.input_tokens", usage.input_total());
-        attributes.set("gen_ai.usage.output_tokens", usage.output);
+        attributes.set("gen_ai.usage.output_tokens", usage.output_total());
         attributes.set("gen_ai.usage.cache_read.input_tokens", usage.cache_read);
         attributes.set(
             "gen_ai.usage.cache_creation.input_tokens",
@@ -351,6 +384,16 @@ impl Default for Room {
 }
 
 impl Room {
+    /// Whether `length` more bytes may be kept; they are counted.
+    pub(crate) fn take(&mut self, length: usize) -> bool {
+        if self.cut || length > self.left {
+            self.cut = true;
+            return false;
+        }
+        self.left -= length;
+        true
+    }
+
     pub(crate) fn append(&mut self, target: &mut String, text: &str) {
         // Once cut, always cut: text after a hole would read as if it belonged together.
         if self.cut || text.len() > self.left {
@@ -388,18 +431,11 @@ impl ResponseParser {
     /// Whether it is a stream is decided by its content type, and in doubt by its first byte.
     #[must_use]
     pub fn new(api: &Api, head: &ResponseHead, streaming: bool) -> Self {
-        let content_type = head.header("content-type").map(|value| {
-            let value = String::from_utf8_lossy(value).to_ascii_lowercase();
-            value
-                .split(';')
-                .next()
-                .unwrap_or_default()
-                .trim()
-                .to_owned()
-        });
-        let form = match content_type.as_deref() {
-            Some("text/event-stream") => Form::stream(api),
-            _ if !api.known && head.status < 400 => Form::Ignored,
+        let form = match head.content_type().as_deref().and_then(Framing::of) {
+            // Some servers call an error a stream that isn't one.
+            Some(Framing::Sse) if head.status >= 400 => Form::Undecided(Vec::new()),
+            Some(framing) if api.known || framing == Framing::Sse => Form::stream(api, framing),
+            _ if is_binary(head) || (!api.known && head.status < 400) => Form::Ignored,
             _ if streaming && head.status < 400 => Form::Undecided(Vec::new()),
             _ => Form::Body(Vec::new()),
         };
@@ -411,7 +447,7 @@ impl ResponseParser {
             complete: false,
             id: None,
             model: None,
-            provider_request_id: ["x-request-id", "request-id"]
+            provider_request_id: ["x-request-id", "request-id", "x-amzn-requestid"]
                 .iter()
                 .find_map(|name| head.header(name))
                 .map(|id| String::from_utf8_lossy(id).into_owned()),
@@ -434,7 +470,7 @@ impl ResponseParser {
                 form,
                 facts,
                 room: Room::default(),
-                terminal_at: None,
+                hold: Hold::default(),
                 ended: false,
             },
             position: 0,
@@ -443,20 +479,28 @@ impl ResponseParser {
 
     /// Takes the next bytes, as they were on the wire.
     pub fn push(&mut self, bytes: &[u8]) -> Progress {
-        let before = self.reading.terminal_at.is_some();
+        let before = self.reading.hold;
         let Self {
             decoder, reading, ..
         } = self;
         decoder.push(bytes, |decoded| reading.take(decoded));
-        let safe = match self.reading.terminal_at {
-            None => bytes.len(),
-            Some(_) if before || !self.decoder.is_identity() => 0,
-            Some(at) => usize::try_from(at.saturating_sub(self.position)).unwrap_or(usize::MAX),
+        let hold = self.reading.hold;
+        let (safe, release) = match hold.at() {
+            None => (bytes.len(), true),
+            Some(at) if before.at() == Some(at) => (0, false),
+            // Encoded bytes can't be told apart, so the whole push waits.
+            Some(_) if !self.decoder.is_identity() => (0, true),
+            Some(at) => {
+                let safe = usize::try_from(at.saturating_sub(self.position)).unwrap_or(usize::MAX);
+                // The event began in an earlier push, of which nothing was held back: it didn't look like one yet.
+                (safe, at >= self.position || before.at().is_none())
+            }
         };
         self.position += bytes.len() as u64;
         Progress {
-            terminal: self.reading.terminal_at.is_some(),
+            terminal: hold.terminal.is_some(),
             safe: safe.min(bytes.len()),
+            release,
         }
     }
 
@@ -477,11 +521,14 @@ impl ResponseParser {
             facts.unparsed = Some(failure.to_owned());
         }
         match form {
-            Form::Stream(sse, mut reader) => {
+            Form::Stream(parser, mut reader) => {
                 facts.streamed = true;
+                if let Some(failure) = parser.failure() {
+                    facts.unparsed.get_or_insert(failure);
+                }
                 // The standard drops an event without its blank line; many clients don't, so neither do the facts.
-                if let Some(event) = sse.rest() {
-                    ended |= reader.ends(&event);
+                if let Some(event) = parser.rest() {
+                    ended |= reader.ends(&event) || reader.may_end(&event);
                     if json::any(&event.data).is_some() {
                         reader.event(&event, &mut facts, &mut room);
                         facts.truncated |= room.cut;
@@ -503,13 +550,12 @@ impl ResponseParser {
 }
 
 fn read_body(body: &[u8], facts: &mut ResponseFacts) {
-    let document = json::document(body);
-    facts.unparsed = document.note;
-    let value = Value::Object(document.members);
+    let (value, note) = json::top(body);
+    facts.unparsed = note;
     let api = facts.api.clone();
     api.format.response(&api, &value, body, facts);
     if facts.error.is_none() && facts.status >= 400 {
-        facts.error = provider::error(&value).or_else(|| {
+        facts.error = format::error(&value).or_else(|| {
             ["message", "detail"]
                 .iter()
                 .find_map(|name| json::string(&value, name))
@@ -525,11 +571,45 @@ struct Reading {
     form: Form,
     facts: ResponseFacts,
     room: Room,
-    /// Where in the decoded bytes the terminal event starts, or one that looks like it as far as it has come: what a
-    /// client may act on is held back, even if the rest of its line makes something else of it.
-    terminal_at: Option<u64>,
+    hold: Hold,
     /// The terminal event has come whole.
     ended: bool,
+}
+
+/// Where in the decoded bytes the event starts from which on bytes are held back. What a client may act on is held back
+/// as far as it has come, even if the rest of its line makes something else of it.
+#[derive(Debug, Clone, Copy, Default)]
+struct Hold {
+    /// The terminal event.
+    terminal: Option<u64>,
+    /// An event that is the last one unless another follows.
+    last: Option<u64>,
+}
+
+impl Hold {
+    fn at(self) -> Option<u64> {
+        match (self.terminal, self.last) {
+            (Some(terminal), Some(last)) => Some(terminal.min(last)),
+            (terminal, last) => terminal.or(last),
+        }
+    }
+}
+
+/// How the body of a response is framed, if it is a stream.
+pub(crate) fn form_of(
+    api: &Api,
+    head: &ResponseHead,
+    streaming: bool,
+    body: &[u8],
+) -> Option<Framing> {
+    match head.content_type().as_deref().and_then(Framing::of) {
+        Some(Framing::Sse) if head.status >= 400 => {}
+        Some(framing) => return Some(framing),
+        None if !streaming || head.status >= 400 || is_binary(head) => return None,
+        None => {}
+    }
+    let first = body.iter().find(|b| !b.is_ascii_whitespace())?;
+    api.format.framing(api, *first)
 }
 
 enum Form {
@@ -537,14 +617,14 @@ enum Form {
     ///
     /// Holds the white space that has come so far.
     Undecided(Vec<u8>),
-    Stream(SseParser, Box<dyn Stream>),
+    Stream(Parser, Box<dyn Stream>),
     Body(Vec<u8>),
     Ignored,
 }
 
 impl Form {
-    fn stream(api: &Api) -> Self {
-        Self::Stream(SseParser::new(), api.format.stream(api))
+    fn stream(api: &Api, framing: Framing) -> Self {
+        Self::Stream(framing.parser(), api.format.stream(api))
     }
 }
 
@@ -556,31 +636,40 @@ impl Reading {
             let first = held.iter().find(|b| !white(b));
             let form = match first {
                 None if held.len() <= WHITE_SPACE_BYTES_MAX => return,
-                Some(b'{' | b'[') => Form::Body(Vec::new()),
-                _ => Form::stream(&self.facts.api),
+                first => {
+                    let api = &self.facts.api;
+                    match api.format.framing(api, first.copied().unwrap_or_default()) {
+                        Some(framing) => Form::stream(api, framing),
+                        None => Form::Body(Vec::new()),
+                    }
+                }
             };
             let held = std::mem::take(held);
             self.form = form;
             return self.take(&held);
         }
         match &mut self.form {
-            Form::Stream(sse, reader) => {
-                let (facts, room, terminal_at) =
-                    (&mut self.facts, &mut self.room, &mut self.terminal_at);
+            Form::Stream(parser, reader) => {
+                let (facts, room, hold) = (&mut self.facts, &mut self.room, &mut self.hold);
                 let ended = &mut self.ended;
-                sse.push(decoded, |event| {
+                parser.push(decoded, |event| {
                     if reader.ends(event) {
                         *ended = true;
-                        terminal_at.get_or_insert(event.start);
+                        hold.terminal.get_or_insert(event.start);
                     }
+                    hold.last = reader.may_end(event).then_some(event.start);
+                    *ended |= hold.last.is_some();
                     facts.truncated |= event.oversize;
                     reader.event(event, facts, room);
                 });
-                if terminal_at.is_none()
-                    && let Some(event) = sse.pending()
-                    && reader.ends(&event)
+                if hold.terminal.is_none()
+                    && let Some(event) = parser.pending()
                 {
-                    *terminal_at = Some(event.start);
+                    if reader.ends(&event) {
+                        hold.terminal = Some(event.start);
+                    } else if reader.may_end(&event) {
+                        hold.last.get_or_insert(event.start);
+                    }
                 }
             }
             Form::Body(body) => {

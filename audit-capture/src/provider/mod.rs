@@ -1,167 +1,108 @@
-//! The providers, one file each, and the table that finds them.
+//! The providers, one file each: their names, hosts and paths, and the table that finds them.
+//!
+//! What a path answers is read by a [`Format`](crate::format::Format); many providers share one.
 
 mod anthropic;
+mod avian;
+mod azure;
+mod bedrock;
+mod cohere;
+mod deepseek;
+mod gemini;
+mod groq;
+mod huggingface;
+mod mistral;
+mod ollama;
 mod openai;
-mod unknown;
+mod openrouter;
+mod perplexity;
+mod replicate;
+mod sagemaker;
+mod together;
+mod vertex;
+mod xai;
 
-use serde_json::Value;
+use crate::api::Route;
 
-use crate::api::{Api, Route};
-use crate::head::RequestHead;
-use crate::json;
-use crate::request::RequestFacts;
-use crate::response::{ApiError, ResponseFacts, Room};
-use crate::sse::Event;
-
-/// A provider's names, paths and wire formats.
-///
-/// None of the readers fails: each takes what it understands and leaves the rest.
-pub(crate) trait Provider: Sync {
+/// A provider's names, hosts and paths.
+pub(crate) struct Provider {
     /// The value of `gen_ai.provider.name`.
-    fn name(&self) -> &'static str;
-
-    /// Names that an operator may give it, in lower case.
-    fn aliases(&self) -> &'static [&'static str];
-
-    /// Its hosts, in lower case; `.example.com` stands for every host below.
-    fn hosts(&self) -> &'static [&'static str];
-
+    pub(crate) name: &'static str,
+    /// Names that an operator may give it, in lower case. The first is its short name.
+    pub(crate) aliases: &'static [&'static str],
+    /// Its hosts, in lower case; `*` stands for anything.
+    pub(crate) hosts: &'static [&'static str],
+    /// Where it serves everybody, if there is one such place.
+    pub(crate) base_url: Option<&'static str>,
     /// Its paths; the first that fits counts.
-    fn routes(&self) -> &'static [Route];
-
-    /// Reads a request; `body` is an object, empty if there was none.
-    fn request(&self, api: &Api, head: &RequestHead, body: &Value, facts: &mut RequestFacts);
-
-    /// Reads a whole response; `text` is what `body` was parsed from.
-    fn response(&self, api: &Api, body: &Value, text: &[u8], facts: &mut ResponseFacts);
-
-    /// A reader of a streamed response.
-    fn stream(&self, api: &Api) -> Box<dyn Stream>;
+    pub(crate) routes: &'static [&'static [Route]],
+    /// Those of them that tell its format on a host that nobody knows.
+    pub(crate) by_path: &'static [&'static [Route]],
 }
 
-/// Reads the events of one streamed response.
-pub(crate) trait Stream: Send {
-    /// Whether `event` is the one that ends the response: a client acts on what it has got when it sees this one.
-    fn ends(&self, event: &Event<'_>) -> bool;
+/// In the order in which hosts and paths are tried.
+pub(crate) const ALL: &[&Provider] = &[
+    &openai::OPENAI,
+    &anthropic::ANTHROPIC,
+    &azure::OPENAI,
+    &azure::INFERENCE,
+    &gemini::GEMINI,
+    &vertex::VERTEX,
+    &bedrock::BEDROCK,
+    &sagemaker::SAGEMAKER,
+    &mistral::MISTRAL,
+    &cohere::COHERE,
+    &ollama::OLLAMA,
+    &groq::GROQ,
+    &xai::XAI,
+    &deepseek::DEEPSEEK,
+    &openrouter::OPENROUTER,
+    &together::TOGETHER,
+    &perplexity::PERPLEXITY,
+    &huggingface::HUGGINGFACE,
+    &replicate::REPLICATE,
+    &avian::AVIAN,
+];
 
-    /// Takes the facts of `event`.
-    fn event(&mut self, event: &Event<'_>, facts: &mut ResponseFacts, room: &mut Room);
-
-    /// Puts what was gathered into `facts`.
-    fn finish(self: Box<Self>, facts: &mut ResponseFacts);
-
-    /// Whether the format has an event that ends it.
-    fn has_end(&self) -> bool {
-        true
-    }
+pub(crate) fn by_alias(hint: &str) -> Vec<&'static Provider> {
+    choose(|p| p.aliases.iter().any(|a| a.eq_ignore_ascii_case(hint)))
 }
 
-/// In the order in which paths are tried for an upstream that isn't known.
-pub(crate) const ALL: &[&dyn Provider] = &[&openai::OpenAi, &anthropic::Anthropic];
-
-/// For what nobody in [`ALL`] understands.
-pub(crate) const UNKNOWN: &dyn Provider = &unknown::Unknown;
-
-pub(crate) fn by_alias(hint: &str) -> Option<&'static dyn Provider> {
-    ALL.iter()
-        .find(|p| p.aliases().iter().any(|a| a.eq_ignore_ascii_case(hint)))
-        .copied()
+pub(crate) fn by_host(host: &str) -> Vec<&'static Provider> {
+    choose(|p| p.hosts.iter().any(|pattern| matches(pattern, host)))
 }
 
-pub(crate) fn by_host(host: &str) -> Option<&'static dyn Provider> {
-    ALL.iter()
-        .find(|p| {
-            p.hosts().iter().any(|h| {
-                if h.starts_with('.') {
-                    host.ends_with(h)
-                } else {
-                    host == *h
-                }
-            })
-        })
-        .copied()
+fn choose(fits: impl Fn(&Provider) -> bool) -> Vec<&'static Provider> {
+    ALL.iter().copied().filter(|p| fits(p)).collect()
 }
 
-/// How a request member becomes an attribute.
-#[derive(Debug, Clone, Copy)]
-pub(crate) enum Take {
-    Number,
-    Count,
-    Bool,
-    Text,
-    /// A text, or an array of texts.
-    Texts,
-}
-
-/// Takes the members of `table` that have the type they should have; the first that sets an attribute counts.
-pub(crate) fn parameters(body: &Value, table: &[(&str, &str, Take)], facts: &mut RequestFacts) {
-    for (member, attribute, take) in table {
-        let Some(value) = body.pointer(member) else {
-            continue;
-        };
-        let value = match take {
-            Take::Number => value.as_f64().map(|_| value.clone()),
-            Take::Count => json::count(value)
-                .map(Value::from)
-                .or_else(|| value.as_i64().map(Value::from)),
-            Take::Bool => value.as_bool().map(Value::from),
-            Take::Text => value.as_str().map(Value::from),
-            Take::Texts => match value {
-                Value::String(text) => Some(Value::from(vec![text.as_str()])),
-                Value::Array(items) if items.iter().all(Value::is_string) => Some(value.clone()),
-                _ => None,
-            },
-        };
-        if let Some(value) = value {
-            facts
-                .parameters
-                .entry((*attribute).to_owned())
-                .or_insert(value);
-        }
-    }
-}
-
-/// The error that `body` holds, in the forms that providers use.
-pub(crate) fn error(body: &Value) -> Option<ApiError> {
-    let text = |value: &Value, name: &str| match value.get(name)? {
-        Value::String(text) if !text.is_empty() => Some(text.clone()),
-        Value::Number(number) => Some(number.to_string()),
-        _ => None,
+/// Whether `text` is what `pattern` describes, in which `*` stands for one or more bytes.
+fn matches(pattern: &str, text: &str) -> bool {
+    let Some((start, rest)) = pattern.split_once('*') else {
+        return pattern == text;
     };
-    match body.get("error") {
-        Some(error @ Value::Object(_)) => Some(ApiError {
-            kind: text(error, "type"),
-            code: text(error, "code"),
-            message: text(error, "message"),
-        }),
-        Some(Value::String(message)) => Some(ApiError {
-            kind: None,
-            code: None,
-            message: Some(message.clone()),
-        }),
-        // The error event of OpenAI's responses carries its fields at the top.
-        _ if body.get("type").and_then(Value::as_str) == Some("error") => Some(ApiError {
-            kind: None,
-            code: text(body, "code"),
-            message: text(body, "message"),
-        }),
-        _ => None,
-    }
+    let Some(text) = text.strip_prefix(start) else {
+        return false;
+    };
+    text.char_indices()
+        .skip(1)
+        .map(|(at, _)| at)
+        .chain((!text.is_empty()).then_some(text.len()))
+        .any(|at| {
+            text.split_at_checked(at)
+                .is_some_and(|(_, tail)| matches(rest, tail))
+        })
 }
 
-/// The texts of a `content` member: a string, or parts that have `text`.
-pub(crate) fn content_text(content: &Value, kinds: &[&str]) -> String {
-    match content {
-        Value::String(text) => text.clone(),
-        Value::Array(parts) => parts
-            .iter()
-            .filter(|part| {
-                part.get("type")
-                    .and_then(Value::as_str)
-                    .is_some_and(|kind| kinds.contains(&kind))
-            })
-            .filter_map(|part| part.get("text").and_then(Value::as_str))
-            .collect(),
-        _ => String::new(),
-    }
+/// The providers that serve everybody at one place: short name and base URL.
+///
+/// The others (Azure, Bedrock, `SageMaker`, Vertex AI) have a host per resource or region.
+#[must_use]
+pub fn base_urls() -> Vec<(&'static str, &'static str)> {
+    let mut urls: Vec<_> = ALL
+        .iter()
+        .filter_map(|p| Some((*p.aliases.first()?, p.base_url?)))
+        .collect();
+    urls.sort_unstable();
+    urls
 }

@@ -5,7 +5,7 @@ use audit_capture::{Operation, detect};
 #[test]
 fn a_request_is_taken_for_the_wrong_api() {
     use Operation::{
-        Chat, CountTokens, Embeddings, Messages, Models, Other, Responses, TextCompletion,
+        Chat, CountTokens, Embeddings, Messages, Models, Other, Responses, TextCompletion, Threads,
     };
     // hint, host, method, path; provider, operation, known
     let table = [
@@ -69,8 +69,8 @@ fn a_request_is_taken_for_the_wrong_api() {
             "POST",
             "/v1/threads/t/messages",
             "openai",
-            Other,
-            false,
+            Threads,
+            true,
         ),
         (
             Some("openai"),

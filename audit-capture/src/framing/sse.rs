@@ -5,10 +5,8 @@
 
 use std::borrow::Cow;
 
-/// Bytes of one event's data, and of one line; what is longer is dropped, and the event is marked `oversize`.
-///
-/// The longest events seen in practice carry a whole response with images as base64, a few million bytes.
-pub const EVENT_BYTES_MAX: usize = 16 * 1024 * 1024;
+use super::PENDING_LOOKS_MAX;
+pub use super::{EVENT_BYTES_MAX, Event};
 
 /// Bytes of an event's name; a longer one is cut.
 pub const NAME_BYTES_MAX: usize = 256;
@@ -16,24 +14,7 @@ pub const NAME_BYTES_MAX: usize = 256;
 /// An event up to this long is looked at with every push: `data: [DONE]` and `message_stop` are this short.
 const PENDING_BYTES_MAX: usize = 256;
 
-/// Looks at a longer event before it is complete.
-const PENDING_LOOKS_MAX: u8 = 16;
-
 const BOM: [u8; 3] = [0xef, 0xbb, 0xbf];
-
-/// One event.
-#[derive(Debug, Clone, PartialEq, Eq)]
-#[non_exhaustive]
-pub struct Event<'p> {
-    /// The `event` field; empty when there was none (the standard then says `message`).
-    pub name: Cow<'p, str>,
-    /// The `data` lines, joined by line feeds; invalid UTF-8 is replaced as browsers do.
-    pub data: Cow<'p, str>,
-    /// The data is cut, because it was longer than [`EVENT_BYTES_MAX`].
-    pub oversize: bool,
-    /// Where its first byte stands in the stream. Comments and unknown fields before it count as part of it.
-    pub start: u64,
-}
 
 /// The parser: memory is bounded by two times [`EVENT_BYTES_MAX`].
 #[derive(Debug, Default)]
@@ -168,6 +149,7 @@ impl SseParser {
             name: text(name),
             data: text(data),
             oversize: self.oversize,
+            exception: false,
             start: self.start,
         })
     }
@@ -192,6 +174,7 @@ impl SseParser {
                     name: String::from_utf8_lossy(&self.name),
                     data: String::from_utf8_lossy(&self.data),
                     oversize: self.oversize,
+                    exception: false,
                     start: self.start,
                 });
             }
