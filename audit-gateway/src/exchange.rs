@@ -404,14 +404,24 @@ async fn relay(
                             reason: Some("provider_kept_open"),
                         };
                     }
-                } else if progress.terminal {
-                    deadline = Some(Instant::now() + limits.terminal_wait);
+                } else if progress.terminal || !progress.release || progress.safe < data.len() {
+                    // The last event, or one that is the last unless another follows.
+                    if progress.release {
+                        ready = std::mem::take(&mut held);
+                    }
                     ready.push(data.split_to(progress.safe));
-                    held_bytes = data.len();
                     held.push(data);
+                    held_bytes = held.iter().map(Bytes::len).sum();
+                    if progress.terminal {
+                        deadline = Some(Instant::now() + limits.terminal_wait);
+                    } else if held_bytes > HELD_BYTES_MAX {
+                        // So much doesn't follow a last event.
+                        ready.append(&mut held);
+                    }
                 } else if announced.is_some_and(|n| recording.length() >= n) {
                     held.push(data);
                 } else if streamed || announced.is_some() {
+                    ready = std::mem::take(&mut held);
                     ready.push(data);
                 } else {
                     ready = std::mem::replace(&mut held, vec![data]);

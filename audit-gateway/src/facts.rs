@@ -40,8 +40,10 @@ pub(crate) struct Reader {
 #[derive(Debug, Clone, Copy)]
 pub(crate) struct Progress {
     pub(crate) terminal: bool,
-    /// Leading bytes of the piece that stand before the terminal event.
+    /// Leading bytes of the piece that stand before the event from which on bytes are held back.
     pub(crate) safe: usize,
+    /// Whether what was held back of earlier pieces can go first.
+    pub(crate) release: bool,
 }
 
 impl Reader {
@@ -58,6 +60,7 @@ impl Reader {
         let nothing = Progress {
             terminal: false,
             safe: piece.len(),
+            release: true,
         };
         let Some(mut parser) = self.parser.take() else {
             return nothing;
@@ -73,6 +76,7 @@ impl Reader {
         Progress {
             terminal: progress.terminal,
             safe: progress.safe.min(piece.len()),
+            release: progress.release,
         }
     }
 
