@@ -80,6 +80,8 @@ pub(crate) struct Fixture {
     pub(crate) headers: Vec<(String, String)>,
     pub(crate) body: Vec<u8>,
     pub(crate) streaming: bool,
+    /// Whether the content type says that the answer comes in pieces.
+    pub(crate) pieces: bool,
 }
 
 impl Fixture {
@@ -103,20 +105,23 @@ impl Fixture {
     }
 }
 
-/// Every exchange of a provider whose bytes may be taken for those on the wire: neither written anew nor shortened.
-/// Single ones and those of sessions.
-pub(crate) fn load(fixtures: &Path, provider: &str) -> Vec<Fixture> {
-    let traffic = fixtures.join("llm-traffic");
-    let folders = [
-        traffic.join("exchanges").join(provider),
-        traffic.join("sessions"),
-    ];
-    let mut files: Vec<PathBuf> = folders
-        .iter()
-        .flat_map(|folder| std::fs::read_dir(folder).unwrap())
+fn entries(folder: &Path) -> Vec<PathBuf> {
+    let mut entries: Vec<PathBuf> = std::fs::read_dir(folder)
+        .unwrap()
         .map(|f| f.unwrap().path())
         .collect();
-    files.sort();
+    entries.sort();
+    entries
+}
+
+/// Every exchange: single ones and those of sessions.
+pub(crate) fn load(fixtures: &Path) -> Vec<Fixture> {
+    let traffic = fixtures.join("llm-traffic");
+    let mut files: Vec<PathBuf> = entries(&traffic.join("exchanges"))
+        .iter()
+        .flat_map(|folder| entries(folder))
+        .collect();
+    files.extend(entries(&traffic.join("sessions")));
     let mut loaded = Vec::new();
     let exchanges = files.iter().flat_map(|file| {
         let bytes = std::fs::read(file).unwrap();
@@ -125,14 +130,8 @@ pub(crate) fn load(fixtures: &Path, provider: &str) -> Vec<Fixture> {
             .map(Result::unwrap)
             .collect::<Vec<_>>()
     });
-    for exchange in exchanges.filter(|exchange| exchange["provider"] == provider) {
+    for exchange in exchanges {
         let (request, response) = (&exchange["request"], &exchange["response"]);
-        let faithful = |message: &Value| {
-            ["exact", "decoded"].contains(&message["body_fidelity"].as_str().unwrap())
-        };
-        if !faithful(request) || !faithful(response) {
-            continue;
-        }
         let body = request["body"].as_str().unwrap_or_default();
         let body = match request["body_encoding"].as_str() {
             Some("base64") => decode_base64(body),
@@ -143,7 +142,7 @@ pub(crate) fn load(fixtures: &Path, provider: &str) -> Vec<Fixture> {
         let headers = request["headers"].as_array().unwrap();
         loaded.push(Fixture {
             id: exchange["id"].as_str().unwrap().to_owned(),
-            provider: provider.to_owned(),
+            provider: exchange["provider"].as_str().unwrap().to_owned(),
             method: request["method"].as_str().unwrap().to_owned(),
             target: format!("/{target}"),
             headers: headers
@@ -157,6 +156,13 @@ pub(crate) fn load(fixtures: &Path, provider: &str) -> Vec<Fixture> {
                 .collect(),
             body,
             streaming: exchange["streaming"].as_bool().unwrap(),
+            pieces: response["headers"].as_array().unwrap().iter().any(|h| {
+                let value = h[1].as_str().unwrap();
+                h[0].as_str().unwrap().eq_ignore_ascii_case("content-type")
+                    && ["event-stream", "ndjson", "amazon.eventstream"]
+                        .iter()
+                        .any(|kind| value.contains(kind))
+            }),
         });
     }
     loaded

@@ -44,7 +44,7 @@ fn pick(provider: &str, streaming: bool) -> Option<Fixture> {
     } else {
         "anthropic--messages"
     };
-    fake::load(&folder, provider)
+    fake::load(&folder)
         .into_iter()
         .find(|f| f.id.starts_with(api) && f.id.contains(kind))
 }

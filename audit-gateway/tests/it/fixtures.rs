@@ -1,12 +1,16 @@
 //! Recorded traffic of the providers, directly and through the gateway: the same bytes on every side.
 
+use std::collections::BTreeSet;
+
+use audit_gateway::Upstream;
+
 use crate::client::{Answer, exchange};
 use crate::fake::{self, Fake, Fixture};
 use crate::support::{Bench, payload};
 
-/// Exchanges with bytes as on the wire. Another number means that the fixtures have changed: count again.
-const OPENAI: usize = 117;
-const ANTHROPIC: usize = 42;
+/// Exchanges, single ones and those of sessions. Another number means that the fixtures have changed: count again.
+const ALL: usize = 258 + 144;
+const PROVIDERS: usize = 21;
 
 /// Sends every exchange both ways, and compares what came, what is recorded, and what was sent.
 async fn compare(options: &[&str], choose: impl Fn(&Fixture) -> bool, expected: usize) {
@@ -14,11 +18,17 @@ async fn compare(options: &[&str], choose: impl Fn(&Fixture) -> bool, expected: 
         return;
     };
     let provider = Fake::start(&folder, options).await;
-    let bench = Bench::start(&provider.base()).await;
-    let mut fixtures = fake::load(&folder, "openai");
-    assert_eq!(fixtures.len(), OPENAI);
-    fixtures.extend(fake::load(&folder, "anthropic"));
-    assert_eq!(fixtures.len(), OPENAI + ANTHROPIC);
+    let mut fixtures = fake::load(&folder);
+    assert_eq!(fixtures.len(), ALL);
+    let names: BTreeSet<String> = fixtures.iter().map(|f| f.provider.clone()).collect();
+    assert_eq!(names.len(), PROVIDERS);
+    let bench = Bench::with(&provider.base(), |config| {
+        for name in names {
+            let upstream = Upstream::new(&provider.base()).unwrap();
+            config.upstreams.insert(name, upstream);
+        }
+    })
+    .await;
     fixtures.retain(choose);
     assert_eq!(fixtures.len(), expected);
 
@@ -66,7 +76,7 @@ async fn compare(options: &[&str], choose: impl Fn(&Fixture) -> bool, expected: 
         );
         assert_eq!(recorded.request.session_id.as_deref(), Some("fixtures"));
         let chunks = recorded.chunks();
-        assert_eq!(chunks.is_some(), fixture.streaming, "{id}: chunk times");
+        assert_eq!(chunks.is_some(), fixture.pieces, "{id}: chunk times");
         if let Some(chunks) = chunks {
             assert_eq!(
                 chunks.iter().map(|c| c.1).sum::<u64>(),
@@ -99,12 +109,12 @@ fn same(id: &str, direct: &Answer, through: &Answer) {
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn every_recorded_exchange_passes_and_is_recorded_byte_for_byte() {
-    compare(&[], |_| true, OPENAI + ANTHROPIC).await;
+    compare(&[], |_| true, ALL).await;
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn streams_that_are_cut_anywhere_pass_byte_for_byte() {
-    compare(&["--chunk-mode", "random:40"], |_| true, OPENAI + ANTHROPIC).await;
+    compare(&["--chunk-mode", "random:40"], |_| true, ALL).await;
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
@@ -114,11 +124,11 @@ async fn streams_in_one_piece_pass_byte_for_byte() {
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn compressed_bodies_pass_as_they_are() {
-    compare(&["--gzip"], |_| true, OPENAI + ANTHROPIC).await;
+    compare(&["--gzip"], |_| true, ALL).await;
 }
 
 /// Streams among them.
-const STREAMS: usize = 63;
+const STREAMS: usize = 165;
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn streams_byte_by_byte_pass_byte_for_byte() {
@@ -127,4 +137,4 @@ async fn streams_byte_by_byte_pass_byte_for_byte() {
 }
 
 /// Streams whose id ends in 0 to 3.
-const BYTEWISE: usize = 11;
+const BYTEWISE: usize = 36;

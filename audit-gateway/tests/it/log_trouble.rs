@@ -4,6 +4,7 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use audit_core::ErrorKind;
+use audit_gateway::Upstream;
 use audit_testkit::faulty::{Call, Fault};
 use tokio::sync::Notify;
 use tokio::time::{sleep, timeout};
@@ -192,6 +193,84 @@ async fn the_end_of_an_answer_waits_for_its_record() {
         assert_eq!(recorded.body(), all.as_bytes(), "{name}");
         assert_eq!(recorded.outcome(), ("complete", None), "{name}");
     }
+}
+
+/// Items that all say that they may be the last, as some models write them; only the last one waits for the record.
+#[tokio::test]
+async fn the_last_item_of_a_stream_without_a_last_event_waits_for_its_record() {
+    let item = |text: &str| {
+        format!(
+            "data: {{\"candidates\":[{{\"content\":{{\"parts\":[{{\"text\":\"{text}\"}}]}},\"finishReason\":\"STOP\"}}]}}\n\n"
+        )
+    };
+    let (first, last) = (item("a"), item("b"));
+    let chunk = |text: &str| write(&format!("{:x}\r\n{text}\r\n", text.len()));
+    let (pause, go) = (Arc::new(Notify::new()), Arc::new(Notify::new()));
+    let mut upstream = Scripted::start(vec![
+        Step::Wait(Arc::clone(&go)),
+        write("HTTP/1.1 200 OK\r\ncontent-type: text/event-stream\r\ntransfer-encoding: chunked\r\n\r\n"),
+        chunk(&first),
+        Step::Wait(Arc::clone(&pause)),
+        chunk(&last),
+        write("0\r\n\r\n"),
+    ])
+    .await;
+    let base = upstream.base();
+    let bench = Bench::with(&base, |c| {
+        c.upstreams
+            .insert("gemini".to_owned(), Upstream::new(&base).unwrap());
+    })
+    .await;
+    let mut client = Client::connect(bench.address).await;
+    client
+        .write(&post(
+            "/gemini/v1beta/models/m:streamGenerateContent?alt=sse",
+            "",
+            b"{}",
+        ))
+        .await;
+    upstream.requests.recv().await.unwrap();
+    bench.gate.set_open(false);
+    go.notify_one();
+    let mut answer = client.head().await.unwrap();
+    drop(timeout(SOON, client.rest(&mut answer)).await);
+    assert_eq!(answer.body, b"", "what may be the last item was passed on");
+    pause.notify_one();
+    drop(timeout(SOON, client.rest(&mut answer)).await);
+    assert_eq!(
+        String::from_utf8_lossy(&answer.body),
+        first,
+        "an item that wasn't the last is still held, or the last one isn't"
+    );
+    bench.gate.set_open(true);
+    client.rest(&mut answer).await;
+    assert!(answer.whole);
+    assert_eq!(
+        String::from_utf8_lossy(&answer.body),
+        [first, last].concat()
+    );
+    let recorded = bench.exchange().await;
+    assert_eq!(recorded.body(), answer.body);
+    assert_eq!(recorded.outcome(), ("complete", None));
+}
+
+/// Without a length or a content type the last piece waits, and then the last event: in their order.
+#[tokio::test]
+async fn pieces_of_a_stream_without_a_content_type_change_places() {
+    let upstream = Scripted::start(vec![
+        write("HTTP/1.1 200 OK\r\ntransfer-encoding: chunked\r\n\r\n"),
+        write("12\r\ndata: {\"id\":\"1\"}\n\n\r\n"),
+        Step::Sleep(SOON),
+        write("12\r\ndata: {\"id\":\"2\"}\n\n\r\n"),
+        Step::Sleep(SOON),
+        write("e\r\ndata: [DONE]\n\n\r\n0\r\n\r\n"),
+    ])
+    .await;
+    let bench = Bench::start(&upstream.base()).await;
+    let answer = exchange(bench.address, &chat()).await;
+    let all = "data: {\"id\":\"1\"}\n\ndata: {\"id\":\"2\"}\n\ndata: [DONE]\n\n";
+    assert_eq!(String::from_utf8_lossy(&answer.body), all);
+    assert_eq!(bench.exchange().await.body(), all.as_bytes());
 }
 
 #[tokio::test]
