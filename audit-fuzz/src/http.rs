@@ -4,9 +4,13 @@ use std::collections::BTreeMap;
 use std::sync::LazyLock;
 
 use audit_capture::credentials::{REDACTED, kept_bytes, split_headers, split_query};
-use audit_capture::sse::SseParser;
+use audit_capture::eventstream::FrameParser;
+use audit_capture::json_array::ArrayParser;
+use audit_capture::ndjson::LineParser;
+use audit_capture::sse::{Event as StreamEvent, SseParser};
 use audit_capture::{
-    Api, Outcome, RequestHead, ResponseFacts, ResponseHead, ResponseParser, detect, request_facts,
+    Api, Outcome, RequestHead, ResponseFacts, ResponseHead, ResponseParser, detect, exchange,
+    request_facts,
 };
 use audit_core::event::{Event, Kind};
 use audit_core::time::{IdSource, System, Timestamp};
@@ -24,6 +28,25 @@ static APIS: LazyLock<Vec<Api>> = LazyLock::new(|| {
         ("anthropic", "/v1/messages/count_tokens"),
         ("anthropic", "/v1/complete"),
         ("nobody", "/x"),
+        // Behind the first nine, whose numbers are in the corpora.
+        ("openai", "/v1/threads/t/runs"),
+        ("openai", "/v1/files"),
+        ("openai", "/v1/images/edits"),
+        ("openai", "/v1/audio/transcriptions"),
+        ("gemini", "/v1beta/models/m:streamGenerateContent"),
+        ("gemini", "/v1beta/models/m:batchEmbedContents"),
+        ("gemini", "/v1beta/models/m:countTokens"),
+        ("vertex", "/v1/publishers/google/models/m:predict"),
+        ("bedrock", "/model/m/converse-stream"),
+        ("bedrock", "/model/m/invoke-with-response-stream"),
+        ("bedrock", "/model/m/count-tokens"),
+        ("sagemaker", "/endpoints/e/invocations-response-stream"),
+        ("cohere", "/v2/chat"),
+        ("cohere", "/v2/embed"),
+        ("cohere", "/v1/generate"),
+        ("ollama", "/api/chat"),
+        ("ollama", "/api/generate"),
+        ("replicate", "/v1/predictions"),
     ]
     .map(|(provider, path)| detect(Some(provider), None, "POST", path))
     .to_vec()
@@ -66,8 +89,10 @@ pub fn request_body(data: &[u8]) {
     if choice >= 128 {
         headers.push(header("content-encoding", "gzip"));
     }
-    let facts = request_facts(api, &RequestHead::new("POST", "/v1/x", headers), body);
+    let head = RequestHead::new("POST", "/v1/x", headers);
+    let facts = request_facts(api, &head, body);
     accepted(facts.attributes(), facts.refs());
+    drop(exchange(api, Some((&head, body)), None).to_json());
 }
 
 fn answered<'c>(
@@ -100,8 +125,13 @@ pub fn response_body(data: &[u8]) {
         "application/json",
         "application/x-ndjson",
         "",
+        "application/vnd.amazon.eventstream",
     ];
-    let kind = kinds.get(form % 4).copied().unwrap_or_default();
+    // The corpora count in fours.
+    let kind = kinds
+        .get(if form >= 240 { 4 } else { form % 4 })
+        .copied()
+        .unwrap_or_default();
     let encodings = ["", "gzip", "deflate", "br", "zstd"];
     let encoding = encodings.get(form / 4 % 5).copied().unwrap_or_default();
     let status = if form >= 200 { 500 } else { 200 };
@@ -116,6 +146,7 @@ pub fn response_body(data: &[u8]) {
     for call in &whole.tool_calls {
         accepted(call.attributes(), BTreeMap::new());
     }
+    drop(exchange(api, None, Some((&head, body))).to_json());
     let step = form % 7 + 1;
     let pieces = answered(api, &head, streaming, body.chunks(step));
     // How far a compressed stream was read before it turned out to be corrupt is up to the decoder; that it is, isn't.
@@ -163,6 +194,112 @@ pub fn sse(data: &[u8]) {
         events(&mut stream.chunks(step % 9 + 1)),
         "cut into pieces it says something else"
     );
+}
+
+/// Says what `pieces` hold by `push`, and why nothing more was read.
+fn gathered<P>(
+    mut parser: P,
+    pieces: &mut dyn Iterator<Item = &[u8]>,
+    push: impl Fn(&mut P, &[u8], &mut dyn FnMut(&StreamEvent<'_>)),
+    end: impl Fn(&P) -> String,
+) -> Vec<String> {
+    let mut events = Vec::new();
+    for piece in pieces {
+        push(&mut parser, piece, &mut |event| {
+            events.push(format!(
+                "{} {} {} {} {}",
+                event.start, event.name, event.data, event.oversize, event.exception
+            ));
+        });
+    }
+    events.push(end(&parser));
+    events
+}
+
+/// Frames of AWS's event stream.
+///
+/// # Panics
+///
+/// If it depends on how the stream was cut.
+pub fn event_stream(data: &[u8]) {
+    let (step, stream) = crate::choice(data);
+    let read = |pieces: &mut dyn Iterator<Item = &[u8]>| {
+        gathered(
+            FrameParser::new(),
+            pieces,
+            |parser, piece, each| parser.push(piece, each),
+            |parser| format!("{:?} {}", parser.failure(), parser.unfinished()),
+        )
+    };
+    assert_eq!(
+        read(&mut std::iter::once(stream)),
+        read(&mut stream.chunks(step % 9 + 1)),
+        "cut into pieces it says something else"
+    );
+}
+
+/// Lines of JSON.
+///
+/// # Panics
+///
+/// If it depends on how the stream was cut.
+pub fn json_lines(data: &[u8]) {
+    let (step, stream) = crate::choice(data);
+    let read = |pieces: &mut dyn Iterator<Item = &[u8]>| {
+        gathered(
+            LineParser::new(),
+            pieces,
+            |parser, piece, each| {
+                parser.push(piece, each);
+                drop(parser.pending());
+            },
+            |parser| format!("{:?}", parser.rest()),
+        )
+    };
+    assert_eq!(
+        read(&mut std::iter::once(stream)),
+        read(&mut stream.chunks(step % 9 + 1)),
+        "cut into pieces it says something else"
+    );
+}
+
+/// A JSON array, item by item.
+///
+/// # Panics
+///
+/// If it depends on how the stream was cut, or its items aren't those of the array.
+pub fn json_array(data: &[u8]) {
+    let (step, stream) = crate::choice(data);
+    let read = |pieces: &mut dyn Iterator<Item = &[u8]>| {
+        gathered(
+            ArrayParser::new(),
+            pieces,
+            |parser, piece, each| parser.push(piece, each),
+            |parser| format!("{:?} {}", parser.failure(), parser.closed()),
+        )
+    };
+    assert_eq!(
+        read(&mut std::iter::once(stream)),
+        read(&mut stream.chunks(step % 9 + 1)),
+        "cut into pieces it says something else"
+    );
+    if let Ok(items) = serde_json::from_slice::<Vec<Value>>(stream) {
+        let nested = items
+            .iter()
+            .filter(|i| i.is_object() || i.is_array())
+            .count();
+        let mut parser = ArrayParser::new();
+        let mut seen = 0;
+        parser.push(stream, |event| {
+            seen += 1;
+            assert!(
+                serde_json::from_str::<Value>(&event.data).is_ok(),
+                "an item is cut elsewhere"
+            );
+        });
+        assert_eq!(seen, nested, "items are lost or made up");
+        assert!(parser.closed(), "its end is missed");
+    }
 }
 
 /// Method, path, query and headers of a request.

@@ -23,7 +23,9 @@ mod keys;
 mod log;
 mod tlog;
 
-pub use http::{event_json, heads, request_body, response_body, sse};
+pub use http::{
+    event_json, event_stream, heads, json_array, json_lines, request_body, response_body, sse,
+};
 pub use keys::{auditor_key_file, key_ring_file};
 pub use log::{config, entry, evidence_bundle, export, packed};
 pub use tlog::{checkpoint, note, proof, tile};
@@ -61,6 +63,10 @@ pub const TARGETS: &[Target] = &[
         run: event_json,
     },
     Target {
+        name: "event_stream",
+        run: event_stream,
+    },
+    Target {
         name: "evidence_bundle",
         run: evidence_bundle,
     },
@@ -71,6 +77,14 @@ pub const TARGETS: &[Target] = &[
     Target {
         name: "heads",
         run: heads,
+    },
+    Target {
+        name: "json_array",
+        run: json_array,
+    },
+    Target {
+        name: "json_lines",
+        run: json_lines,
     },
     Target {
         name: "key_ring_file",
