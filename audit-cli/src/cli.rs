@@ -364,6 +364,9 @@ pub(crate) struct ShowArgs {
     /// Write the canonical entry to stdout, as it is hashed, and nothing else
     #[arg(long, conflicts_with = "payload")]
     pub(crate) entry: bool,
+    /// Of an `llm.request` or `llm.response`: write the whole exchange in one form, whoever the provider is, as JSON
+    #[arg(long, conflicts_with_all = ["payload", "entry"])]
+    pub(crate) exchange: bool,
 }
 
 #[derive(Debug, Args)]

@@ -25,19 +25,15 @@ pub(crate) struct Effective {
 const RESOLVE: Duration = Duration::from_hours(24 * 7);
 
 const LISTEN: &str = "127.0.0.1:8484";
-const UPSTREAMS: [(&str, &str); 2] = [
-    ("anthropic", "https://api.anthropic.com"),
-    ("openai", "https://api.openai.com"),
-];
 
 pub(crate) fn effective(
     settings: &Settings,
     listen: Option<&str>,
     upstreams: &[String],
 ) -> Result<Effective> {
-    let mut all: BTreeMap<String, UpstreamFile> = UPSTREAMS
-        .iter()
-        .map(|(name, url)| ((*name).to_owned(), UpstreamFile::from(*url)))
+    let mut all: BTreeMap<String, UpstreamFile> = audit_capture::base_urls()
+        .into_iter()
+        .map(|(name, url)| (name.to_owned(), UpstreamFile::from(url)))
         .collect();
     all.extend(settings.serve.upstreams.clone());
     for text in upstreams {

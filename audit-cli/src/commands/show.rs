@@ -8,6 +8,8 @@ use crate::context::Context;
 use crate::error::{CliError, Result};
 use crate::output;
 
+mod exchange;
+
 pub(crate) async fn run(context: &Context, args: &ShowArgs) -> Result<u8> {
     let reader = context.reader().await?;
     let index = super::index_of(&reader, &args.id).await?;
@@ -51,9 +53,17 @@ pub(crate) async fn run(context: &Context, args: &ShowArgs) -> Result<u8> {
         output::bytes(&payload.bytes)?;
         return Ok(0);
     }
+    if args.exchange {
+        let found = exchange::of(&reader, &record).await?;
+        return print(&found);
+    }
     let mut shown = super::log::to_json(&record);
     shown["proof"] = proof_state(&reader, index, &record.bytes, context).await?;
-    let text = serde_json::to_string_pretty(&shown)
+    print(&shown)
+}
+
+fn print(shown: &Value) -> Result<u8> {
+    let text = serde_json::to_string_pretty(shown)
         .map_err(|e| CliError::because("the event can't be written", &e))?;
     output::line(output::json_text(&text))?;
     Ok(0)
