@@ -244,19 +244,15 @@ fn route(
 
 /// Whether `segments` end in `pattern`, right after a version (`v1`, `v1beta`) or from the start.
 fn below_version(segments: &[Cow<'_, str>], pattern: &str) -> bool {
-    let pattern: Vec<&str> = pattern.split('/').collect();
-    let Some(before) = segments.len().checked_sub(pattern.len()) else {
-        return false;
-    };
-    let (prefix, rest) = segments.split_at(before);
-    let same = rest
-        .iter()
-        .zip(&pattern)
-        .all(|(segment, wanted)| match wanted.strip_prefix('*') {
-            Some(end) => segment.ends_with(end) && segment.len() > end.len(),
-            None => segment == wanted,
-        });
-    same && prefix.last().is_none_or(|last| is_version(last))
+    let mut left = segments.iter().rev();
+    let same = pattern.rsplit('/').all(|wanted| {
+        left.next()
+            .is_some_and(|segment| match wanted.strip_prefix('*') {
+                Some(end) => segment.ends_with(end) && segment.len() > end.len(),
+                None => segment == wanted,
+            })
+    });
+    same && left.next().is_none_or(|last| is_version(last))
 }
 
 fn is_version(segment: &str) -> bool {

@@ -394,6 +394,11 @@ impl Room {
         true
     }
 
+    /// What was kept is gone.
+    pub(crate) fn give(&mut self, length: usize) {
+        self.left = self.left.saturating_add(length).min(TEXT_BYTES_MAX);
+    }
+
     pub(crate) fn append(&mut self, target: &mut String, text: &str) {
         // Once cut, always cut: text after a hole would read as if it belonged together.
         if self.cut || text.len() > self.left {

@@ -6,7 +6,7 @@ use serde_json::{Map, Value, json};
 
 use super::chat::{self, parted};
 use super::{
-    Assembler, Format, Room, append, error, number, parts_of, take_array, take_bool, take_map,
+    Assembler, Format, Room, append, error, number, parts_of, put, take_array, take_bool, take_map,
     take_parameters, take_text, take_usage, text_part,
 };
 use crate::api::Api;
@@ -244,7 +244,7 @@ impl Assembler for RunAssembler {
             .to_owned();
         if kind.starts_with("thread.run.step") || kind.starts_with("thread.message") {
             if !self.objects.contains_key(&id) {
-                if self.objects.len() >= CALLS_MAX {
+                if self.objects.len() >= CALLS_MAX || !room.take(id.len()) {
                     room.cut = true;
                     return true;
                 }
@@ -323,7 +323,7 @@ fn grow(object: &mut Map<String, Value>, delta: Map<String, Value>, room: &mut R
                         room.cut = true;
                         continue;
                     }
-                    if at == into.len() {
+                    if at == into.len() && room.take(64) {
                         into.push(Value::Object(Map::new()));
                     }
                     if let Some(Value::Object(old)) = into.get_mut(at) {
@@ -332,7 +332,7 @@ fn grow(object: &mut Map<String, Value>, delta: Map<String, Value>, room: &mut R
                 }
             }
             value => {
-                object.insert(name, value);
+                put(object, name, value, room);
             }
         }
     }

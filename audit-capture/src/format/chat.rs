@@ -6,8 +6,8 @@ use serde_json::{Map, Value};
 
 use super::parts::Place;
 use super::{
-    Assembler, Room, append, error, media, media_part, parts_of, take_array, take_bool, take_map,
-    take_parameters, take_text, take_usage, text_part, url_media,
+    Assembler, Room, append, error, media, media_part, parts_of, put, take_array, take_bool,
+    take_map, take_parameters, take_text, take_usage, text_part, url_media, weight,
 };
 use crate::api::Operation;
 use crate::exchange::{Answered, Asked, Media, Message, Part, ToolDefinition};
@@ -525,14 +525,14 @@ impl Assembler for ChatAssembler {
                     }
                     ("text", Value::String(text)) => append(choice, "text", &text, room),
                     (_, value) => {
-                        choice.insert(name, value);
+                        put(choice, name, value, room);
                     }
                 }
             }
         }
         for (name, value) in chunk {
             if !value.is_null() {
-                self.top.insert(name, value);
+                put(&mut self.top, name, value, room);
             }
         }
         true
@@ -612,14 +612,16 @@ pub(crate) fn merge(message: &mut Map<String, Value>, delta: Map<String, Value>,
                             }
                             Value::Null => {}
                             value => {
-                                into.entry(name).or_insert(value);
+                                if !into.contains_key(&name) {
+                                    put(into, name, value, room);
+                                }
                             }
                         }
                     }
                 }
             }
             value => {
-                message.insert(name, value);
+                put(message, name, value, room);
             }
         }
     }
@@ -634,7 +636,7 @@ fn add_part(parts: &mut Vec<Value>, part: Value, room: &mut Room) {
                 at(last, name) == at(new, name) || (*name == "id" && at(new, name).is_none())
             })
     };
-    let length = part.to_string().len();
+    let length = weight(&part);
     if let (Some(Value::Object(last)), Value::Object(new)) = (parts.last_mut(), &part)
         && same(last, new)
     {
@@ -656,7 +658,7 @@ fn add_part(parts: &mut Vec<Value>, part: Value, room: &mut Room) {
                 }
                 Value::Null => {}
                 value => {
-                    last.insert(name.clone(), value.clone());
+                    put(last, name.clone(), value.clone(), room);
                 }
             }
         }
@@ -687,7 +689,7 @@ fn merge_call(calls: &mut Vec<Value>, given: Value, room: &mut Room) {
             .filter(|at| id.is_none() || calls.get(*at).and_then(|c| c.get("id")) == id.as_ref()),
     };
     let Some(Value::Object(call)) = same.and_then(|at| calls.get_mut(at)) else {
-        if calls.len() >= CALLS_MAX || !room.take(Value::Object(given.clone()).to_string().len()) {
+        if calls.len() >= CALLS_MAX || !room.take(given.values().map(weight).sum()) {
             room.cut = true;
         } else {
             calls.push(Value::Object(given));
@@ -715,7 +717,7 @@ fn merge_call(calls: &mut Vec<Value>, given: Value, room: &mut Room) {
                 }
                 value => {
                     if old.get(&name).is_none_or(|v| v.is_null() || v == "") {
-                        old.insert(name, value);
+                        put(old, name, value, room);
                     }
                 }
             }
@@ -723,7 +725,7 @@ fn merge_call(calls: &mut Vec<Value>, given: Value, room: &mut Room) {
     }
     for (name, value) in given {
         if !value.is_null() && call.get(&name).is_none_or(|v| v.is_null() || v == "") {
-            call.insert(name, value);
+            put(call, name, value, room);
         }
     }
 }

@@ -10,8 +10,8 @@ use super::chat::{self, parted, written};
 use super::converse::prompt;
 use super::parts::Place;
 use super::{
-    Assembler, Format, Room, Take, append, error, parts_of, take_array, take_bool, take_map,
-    take_parameters, take_text, take_usage, text_part,
+    Assembler, Format, Room, Take, append, error, parts_of, put, put_all, take_array, take_bool,
+    take_map, take_parameters, take_text, take_usage, text_part, weight,
 };
 use crate::api::{Api, Operation};
 use crate::exchange::{Answered, Asked, Message, Part};
@@ -286,10 +286,10 @@ impl Assembler for CohereAssembler {
         match kind.as_str() {
             "message-start" => {
                 if let Some(id) = body.remove("id") {
-                    self.top.insert("id".to_owned(), id);
+                    put(&mut self.top, "id", id, room);
                 }
                 message.retain(|_, value| value.as_array().is_none_or(|a| !a.is_empty()));
-                self.message = message;
+                put_all(&mut self.message, message, room);
             }
             "content-start" | "content-delta" => {
                 let part = self.content.entry(index).or_default();
@@ -299,7 +299,7 @@ impl Assembler for CohereAssembler {
                             append(part, &name, &text, room);
                         }
                         value => {
-                            part.insert(name, value);
+                            put(part, name, value, room);
                         }
                     }
                 }
@@ -312,7 +312,7 @@ impl Assembler for CohereAssembler {
                 let call = self.calls.entry(index).or_default();
                 let mut given = take_map(&mut message, "tool_calls").unwrap_or_default();
                 let function = take_map(&mut given, "function").unwrap_or_default();
-                call.extend(given);
+                put_all(call, given, room);
                 let into = call
                     .entry("function")
                     .or_insert_with(|| Value::Object(Map::new()));
@@ -323,7 +323,7 @@ impl Assembler for CohereAssembler {
                                 append(into, &name, &text, room);
                             }
                             value => {
-                                into.insert(name, value);
+                                put(into, name, value, room);
                             }
                         }
                     }
@@ -331,20 +331,20 @@ impl Assembler for CohereAssembler {
             }
             "citation-start" => {
                 if let Some(citation) = message.remove("citations")
-                    && room.take(citation.to_string().len())
+                    && room.take(weight(&citation))
                 {
                     self.citations.push(citation);
                 }
             }
             "message-end" => {
-                self.top.extend(delta);
+                put_all(&mut self.top, delta, room);
                 body.retain(|name, _| name == "error");
-                self.top.extend(body);
+                put_all(&mut self.top, body, room);
             }
             // Version 1.
             "stream-start" => {
                 if let Some(id) = body.remove("generation_id") {
-                    self.top.insert("generation_id".to_owned(), id);
+                    put(&mut self.top, "generation_id", id, room);
                 }
             }
             "text-generation" => {
@@ -353,14 +353,14 @@ impl Assembler for CohereAssembler {
             }
             "stream-end" => {
                 let reason = body.remove("finish_reason");
-                self.top
-                    .extend(take_map(&mut body, "response").unwrap_or_default());
+                let response = take_map(&mut body, "response").unwrap_or_default();
+                put_all(&mut self.top, response, room);
                 if let Some(reason) = reason {
-                    self.top.insert("finish_reason".to_owned(), reason);
+                    put(&mut self.top, "finish_reason", reason, room);
                 }
             }
             _ if body.contains_key("error") => {
-                self.top.extend(body);
+                put_all(&mut self.top, body, room);
             }
             _ => {}
         }

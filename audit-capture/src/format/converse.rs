@@ -10,8 +10,8 @@ use serde_json::{Map, Value, json};
 use super::chat::{parted, written};
 use super::parts::Place;
 use super::{
-    Assembler, Format, Room, Take, append, error, media, parts_of, take_array, take_map,
-    take_parameters, take_text, take_usage, text_part,
+    Assembler, Format, Room, Take, append, error, media, parts_of, put, put_all, take_array,
+    take_map, take_parameters, take_text, take_usage, text_part, weight,
 };
 use crate::api::{Api, Operation, segments};
 use crate::exchange::{Answered, Asked, Media, Message, Part, ToolDefinition};
@@ -305,13 +305,13 @@ impl ConverseAssembler {
                 }
                 let block = self.blocks.entry(index).or_default();
                 if let Some(start) = take_map(&mut body, "start") {
-                    block.extend(start);
+                    put_all(block, start, room);
                 }
                 for (name, value) in take_map(&mut body, "delta").unwrap_or_default() {
                     grow(block, &name, value, room);
                 }
             }
-            "messageStop" | "metadata" => self.top.extend(body),
+            "messageStop" | "metadata" => put_all(&mut self.top, body, room),
             _ => {}
         }
     }
@@ -356,7 +356,7 @@ fn grow(block: &mut Map<String, Value>, name: &str, value: Value, room: &mut Roo
                     match value {
                         Value::String(text) => append(into, &name, &text, room),
                         value => {
-                            into.insert(name, value);
+                            put(into, name, value, room);
                         }
                     }
                 }
@@ -379,20 +379,20 @@ fn grow(block: &mut Map<String, Value>, name: &str, value: Value, room: &mut Roo
                     }
                 }
             }
-            into.extend(delta);
+            put_all(into, delta, room);
         }
         ("citation", citation) => {
             let into = block
                 .entry("citations")
                 .or_insert_with(|| Value::Array(Vec::new()));
             if let Value::Array(into) = into
-                && room.take(citation.to_string().len())
+                && room.take(weight(&citation))
             {
                 into.push(citation);
             }
         }
         (name, value) => {
-            block.insert(name.to_owned(), value);
+            put(block, name, value, room);
         }
     }
 }

@@ -10,8 +10,8 @@ use serde_json::{Map, Value};
 use super::chat::{parted, written};
 use super::parts::Place;
 use super::{
-    Assembler, Format, Room, Take, append, error, media, media_part, number, parts_of, take_array,
-    take_map, take_parameters, take_text, take_usage, text_part,
+    Assembler, Format, Room, Take, append, error, media, media_part, number, parts_of, put,
+    put_all, take_array, take_map, take_parameters, take_text, take_usage, text_part, weight,
 };
 use crate::api::{Api, Operation, segments};
 use crate::exchange::{Answered, Asked, Media, Message, Part, ToolDefinition};
@@ -435,7 +435,7 @@ impl Assembler for ContentAssembler {
                     merge(into, content, room);
                 }
             }
-            candidate.extend(given.into_iter().filter(|(_, value)| !value.is_null()));
+            put_all(candidate, given, room);
         }
         if let Some(usage) = take_map(&mut body, "usageMetadata") {
             let into = self
@@ -443,11 +443,10 @@ impl Assembler for ContentAssembler {
                 .entry("usageMetadata")
                 .or_insert_with(|| Value::Object(Map::new()));
             if let Value::Object(into) = into {
-                into.extend(usage);
+                put_all(into, usage, room);
             }
         }
-        self.top
-            .extend(body.into_iter().filter(|(_, value)| !value.is_null()));
+        put_all(&mut self.top, body, room);
         true
     }
 
@@ -463,7 +462,7 @@ impl Assembler for ContentAssembler {
 
 fn merge(into: &mut Map<String, Value>, mut content: Map<String, Value>, room: &mut Room) {
     let parts = take_array(&mut content, "parts");
-    into.extend(content);
+    put_all(into, content, room);
     let old = into
         .entry("parts")
         .or_insert_with(|| Value::Array(Vec::new()));
@@ -481,10 +480,10 @@ fn merge(into: &mut Map<String, Value>, mut content: Map<String, Value>, room: &
             append(last, "text", text, room);
             for (name, value) in new {
                 if name != "text" {
-                    last.insert(name.clone(), value.clone());
+                    put(last, name.clone(), value.clone(), room);
                 }
             }
-        } else if room.take(part.to_string().len()) {
+        } else if room.take(weight(&part)) {
             old.push(part);
         }
     }

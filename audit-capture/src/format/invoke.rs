@@ -12,8 +12,8 @@ use super::chat::{ChatAssembler, parted};
 use super::converse::{ConverseAssembler, path_model, prompt};
 use super::messages::MessageAssembler;
 use super::{
-    Assembler, Format, Room, Take, append, chat, converse, error, messages, number, take_array,
-    take_map, take_parameters, take_text, text_part,
+    Assembler, Format, Room, Take, append, chat, converse, error, messages, number, put, put_all,
+    take_array, take_map, take_parameters, take_text, text_part,
 };
 use crate::api::{Api, Operation};
 use crate::exchange::{Answered, Asked, Message, Part, Tokens};
@@ -295,7 +295,7 @@ impl Assembler for InvokeAssembler {
             let mut failed = ConverseAssembler::default();
             failed.fail(&event.name, &item);
             if let Value::Object(whole) = failed.whole() {
-                self.other().extend(whole);
+                put_all(self.other(), whole, room);
             }
             return true;
         }
@@ -316,7 +316,7 @@ impl Assembler for InvokeAssembler {
         match self {
             Self::Messages(assembler, top) => {
                 if let Some(metrics) = item.remove(METRICS) {
-                    top.insert(METRICS.to_owned(), metrics);
+                    put(top, METRICS, metrics, room);
                 }
                 assembler.take("", item, room);
             }
@@ -325,7 +325,7 @@ impl Assembler for InvokeAssembler {
                     match body {
                         Value::Object(body) if kind != METRICS => assembler.take(&kind, body, room),
                         body => {
-                            top.insert(kind, body);
+                            put(top, kind, body, room);
                         }
                     }
                 }
@@ -398,7 +398,7 @@ fn grow(top: &mut Map<String, Value>, item: Map<String, Value>, room: &mut Room)
                 }
             }
             value => {
-                top.insert(name, value);
+                put(top, name, value, room);
             }
         }
     }

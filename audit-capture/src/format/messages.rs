@@ -7,8 +7,8 @@ use serde_json::{Map, Value};
 use super::chat::{self, parted, written};
 use super::parts::Place;
 use super::{
-    Assembler, Room, append, error, media, parts_of, take_array, take_bool, take_map,
-    take_parameters, take_text, take_usage, text_part,
+    Assembler, Room, append, error, media, parts_of, put, put_all, take_array, take_bool, take_map,
+    take_parameters, take_text, take_usage, text_part, weight,
 };
 use crate::api::Operation;
 use crate::exchange::{Answered, Asked, Media, Message, Part};
@@ -240,7 +240,9 @@ impl MessageAssembler {
             "content_block_start" => {
                 if self.blocks.len() >= CALLS_MAX {
                     room.cut = true;
-                } else if let Some(block) = take_map(&mut body, "content_block") {
+                } else if let Some(block) = take_map(&mut body, "content_block")
+                    && room.take(block.values().map(weight).sum())
+                {
                     self.blocks.insert(index, block);
                 }
             }
@@ -252,9 +254,8 @@ impl MessageAssembler {
                 }
             }
             "message_delta" => {
-                for (name, value) in take_map(&mut body, "delta").unwrap_or_default() {
-                    self.message.insert(name, value);
-                }
+                let delta = take_map(&mut body, "delta").unwrap_or_default();
+                put_all(&mut self.message, delta, room);
                 if let Some(new) = take_map(&mut body, "usage") {
                     let usage = self
                         .message
@@ -262,16 +263,14 @@ impl MessageAssembler {
                         .or_insert_with(|| Value::Object(Map::new()));
                     if let Value::Object(usage) = usage {
                         // Counts are cumulative, and null where nothing new is said.
-                        usage.extend(new.into_iter().filter(|(_, value)| !value.is_null()));
+                        put_all(usage, new, room);
                     }
                 }
-                for (name, value) in body {
-                    self.message.insert(name, value);
-                }
+                put_all(&mut self.message, body, room);
             }
             "error" => {
                 if let Some(error) = body.remove("error") {
-                    self.message.insert("error".to_owned(), error);
+                    put(&mut self.message, "error", error, room);
                 }
             }
             "completion" => {
@@ -282,15 +281,13 @@ impl MessageAssembler {
                         }
                         Value::Null => {}
                         value => {
-                            self.message.insert(name, value);
+                            put(&mut self.message, name, value, room);
                         }
                     }
                 }
             }
             "message_stop" => {
-                for (name, value) in body {
-                    self.message.insert(name, value);
-                }
+                put_all(&mut self.message, body, room);
             }
             _ => {}
         }
@@ -328,7 +325,7 @@ fn delta_of(
         "signature_delta" => append(block, "signature", field("signature"), room),
         "input_json_delta" => room.append(input, field("partial_json")),
         "citations_delta" => {
-            let length = delta.get("citation").map_or(0, |c| c.to_string().len());
+            let length = delta.get("citation").map_or(0, weight);
             let citations = block
                 .entry("citations")
                 .or_insert_with(|| Value::Array(Vec::new()));

@@ -26,8 +26,8 @@ pub(crate) mod unknown;
 use serde_json::{Map, Value};
 
 pub(crate) use self::parts::{
-    append, join, media, media_part, number, parts_of, take_array, take_bool, take_map, take_text,
-    take_usage, text_part, url_media,
+    append, join, media, media_part, number, parts_of, put, put_all, take_array, take_bool,
+    take_map, take_text, take_usage, text_part, url_media, weight,
 };
 use crate::api::Api;
 use crate::exchange::{Answered, Asked, Part, Tokens};

@@ -6,8 +6,8 @@ use super::chat::{self, parted};
 use super::converse::prompt;
 use super::parts::Place;
 use super::{
-    Assembler, Format, Room, Take, append, error, media, take_array, take_bool, take_map,
-    take_parameters, take_text, text_part,
+    Assembler, Format, Room, Take, append, error, media, put, take_array, take_bool, take_map,
+    take_parameters, take_text, text_part, weight,
 };
 use crate::api::{Api, Operation};
 use crate::exchange::{Answered, Asked, Message, Part, Tokens};
@@ -202,9 +202,7 @@ impl Assembler for OllamaAssembler {
                                     .or_insert_with(|| Value::Array(Vec::new()));
                                 if let Value::Array(into) = into {
                                     for item in items {
-                                        if into.len() < CALLS_MAX
-                                            && room.take(item.to_string().len())
-                                        {
+                                        if into.len() < CALLS_MAX && room.take(weight(&item)) {
                                             into.push(item);
                                         }
                                     }
@@ -212,7 +210,7 @@ impl Assembler for OllamaAssembler {
                             }
                             Value::Null => {}
                             value => {
-                                self.message.insert(name, value);
+                                put(&mut self.message, name, value, room);
                             }
                         }
                     }
@@ -221,7 +219,7 @@ impl Assembler for OllamaAssembler {
                     append(&mut self.top, &name, &text, room);
                 }
                 (_, value) => {
-                    self.top.insert(name, value);
+                    put(&mut self.top, name, value, room);
                 }
             }
         }

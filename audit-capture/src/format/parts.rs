@@ -149,6 +149,53 @@ pub(crate) fn append(members: &mut Map<String, Value>, name: &str, text: &str, r
     }
 }
 
+/// What a value takes, about: a `Value` has 32 bytes, and its texts come on top.
+pub(crate) fn weight(value: &Value) -> usize {
+    32 + match value {
+        Value::String(text) => text.len(),
+        Value::Array(items) => items.iter().map(weight).sum(),
+        Value::Object(members) => members.iter().map(|(n, v)| n.len() + weight(v)).sum(),
+        _ => 0,
+    }
+}
+
+/// A small member that is said again, such as a count, is taken even where there is no room any more.
+const SMALL_BYTES: usize = 4096;
+
+/// Sets a member of what a stream is put together to, if there is room for it.
+pub(crate) fn put(
+    members: &mut Map<String, Value>,
+    name: impl Into<String>,
+    value: Value,
+    room: &mut Room,
+) {
+    let name = name.into();
+    let new = weight(&value);
+    let (old, known) = match members.get(&name) {
+        Some(old) => (weight(old), true),
+        None => (0, false),
+    };
+    let small = known && new <= SMALL_BYTES;
+    let grown = new.saturating_sub(old) + if known { 0 } else { name.len() };
+    if grown == 0 || room.take(grown) || small {
+        room.give(old.saturating_sub(new));
+        members.insert(name, value);
+    }
+}
+
+/// Sets members as [`put`] does; what is null says nothing.
+pub(crate) fn put_all(
+    members: &mut Map<String, Value>,
+    new: impl IntoIterator<Item = (String, Value)>,
+    room: &mut Room,
+) {
+    for (name, value) in new {
+        if !value.is_null() {
+            put(members, name, value, room);
+        }
+    }
+}
+
 /// Texts of a list, one after the other.
 pub(crate) fn join(items: &[Value]) -> Option<String> {
     items.iter().map(Value::as_str).collect()

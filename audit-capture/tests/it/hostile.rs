@@ -5,13 +5,16 @@ use std::fmt::Write as _;
 
 use audit_capture::{
     Api, Outcome, RequestFacts, RequestHead, ResponseFacts, ResponseHead, ResponseParser, detect,
-    request_facts,
+    exchange, request_facts,
 };
 use audit_core::event::{Event, Kind};
 use audit_core::time::Timestamp;
+use base64::Engine as _;
+use base64::engine::general_purpose::STANDARD;
 use proptest::prelude::*;
 use serde_json::{Map, Value, json};
 
+use crate::framing::frame;
 use crate::support::{chat, header, json_head, messages, read, responses, sse_head};
 
 fn accepted(attributes: Map<String, Value>, refs: BTreeMap<String, String>) {
@@ -25,6 +28,12 @@ fn accepted(attributes: Map<String, Value>, refs: BTreeMap<String, String>) {
 fn asked(api: &Api, body: &[u8]) -> RequestFacts {
     let facts = request_facts(api, &RequestHead::new("POST", "/v1/models/x", vec![]), body);
     accepted(facts.attributes(), facts.refs());
+    let head = RequestHead::new("POST", "/v1/models/x", vec![]);
+    assert!(
+        exchange(api, Some((&head, body)), None)
+            .to_json()
+            .is_object()
+    );
     facts
 }
 
@@ -34,6 +43,8 @@ fn answered(api: &Api, head: &ResponseHead, body: &[u8]) -> ResponseFacts {
     for call in &facts.tool_calls {
         accepted(call.attributes(), BTreeMap::new());
     }
+    let view = exchange(api, None, Some((head, body))).to_json();
+    assert!(view.is_object());
     facts
 }
 
@@ -47,6 +58,23 @@ fn apis() -> Vec<Api> {
         ("anthropic", "/v1/chat/completions"),
         ("openai", "/v1/other"),
         ("nobody", "/x"),
+        ("openai", "/v1/threads/t/runs"),
+        ("openai", "/v1/files"),
+        ("openai", "/v1/images/edits"),
+        ("openai", "/v1/audio/transcriptions"),
+        ("gemini", "/v1beta/models/m:streamGenerateContent"),
+        ("gemini", "/v1beta/models/m:batchEmbedContents"),
+        ("gemini", "/v1beta/models/m:countTokens"),
+        ("vertex", "/v1/publishers/google/models/m:predict"),
+        ("bedrock", "/model/m/converse-stream"),
+        ("bedrock", "/model/m/invoke-with-response-stream"),
+        ("bedrock", "/model/m/count-tokens"),
+        ("sagemaker", "/endpoints/e/invocations-response-stream"),
+        ("cohere", "/v2/chat"),
+        ("cohere", "/v1/generate"),
+        ("ollama", "/api/chat"),
+        ("ollama", "/api/generate"),
+        ("replicate", "/v1/predictions"),
     ] {
         apis.push(detect(Some(provider), None, "POST", path));
     }
@@ -67,6 +95,24 @@ fn everywhere(body: &[u8]) {
         }
         let event = [b"event: x\ndata: ", body, b"\n\n"].concat();
         answered(&api, &sse_head(), &event);
+        let wrapped = json!({ "bytes": STANDARD.encode(body) }).to_string();
+        for (kind, bytes) in [
+            ("application/x-ndjson", [body, b"\n", body, b"\n"].concat()),
+            ("application/json", [b"[", body, b",", body, b"]"].concat()),
+            (
+                "application/vnd.amazon.eventstream",
+                [
+                    frame(&[(":event-type", "contentBlockDelta")], body),
+                    frame(&[(":event-type", "chunk")], wrapped.as_bytes()),
+                    frame(&[(":event-type", "PayloadPart")], body),
+                    frame(&[(":message-type", "exception")], body),
+                ]
+                .concat(),
+            ),
+        ] {
+            let head = ResponseHead::new(200, vec![header("content-type", kind)]);
+            answered(&api, &head, &bytes);
+        }
     }
 }
 
@@ -78,7 +124,9 @@ fn deep_nesting_loses_the_model() {
     let facts = asked(&chat(), body.as_bytes());
     assert_eq!(facts.model.as_deref(), Some("m"));
     assert!(facts.unparsed.unwrap().contains("nests deeper"));
-    everywhere(body.as_bytes());
+    let depth = depth / 10;
+    let deep = format!("{}1{}", "[".repeat(depth), "]".repeat(depth));
+    everywhere(format!("{{\"tools\":{deep},\"model\":\"m\"}}").as_bytes());
     everywhere("[".repeat(depth).as_bytes());
     everywhere("{\"a\":".repeat(depth).as_bytes());
 }
@@ -252,6 +300,25 @@ fn likely() -> impl Strategy<Value = Value> {
         "call_id",
         "refusal",
         "partial_json",
+        "candidates",
+        "parts",
+        "functionCall",
+        "usageMetadata",
+        "contentBlockIndex",
+        "start",
+        "toolUse",
+        "messageStart",
+        "outputText",
+        "outputs",
+        "generations",
+        "tool_plan",
+        "thinking",
+        "step_details",
+        "value",
+        "summary",
+        "source",
+        "image_url",
+        "file",
     ]);
     let leaf = prop_oneof![
         Just(Value::Null),
@@ -279,6 +346,17 @@ fn likely() -> impl Strategy<Value = Value> {
             "output_text",
             "content_block_start",
             "response.function_call_arguments.delta",
+            "response.reasoning_summary_text.delta",
+            "content-delta",
+            "tool-call-delta",
+            "message-end",
+            "text-generation",
+            "thinking_delta",
+            "citations_delta",
+            "image",
+            "document",
+            "input_audio",
+            "thread.run",
         ])
         .prop_map(Value::from),
     ];

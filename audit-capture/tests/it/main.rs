@@ -11,6 +11,7 @@ mod credentials;
 mod detection;
 mod encodings;
 mod fixtures;
+mod framing;
 mod golden;
 mod hostile;
 mod limits;
