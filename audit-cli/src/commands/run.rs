@@ -39,6 +39,10 @@ const DRAIN: Duration = Duration::from_secs(5);
 /// Variables that name a provider's base URL, the upstream that it leads to, and what stands behind the upstream's path.
 const BASE_URLS: &[(&str, &str, &str)] = &[
     ("ANTHROPIC_BASE_URL", "anthropic", ""),
+    ("CO_API_URL", "cohere", ""),
+    ("GOOGLE_GEMINI_BASE_URL", "gemini", ""),
+    ("GROQ_BASE_URL", "groq", ""),
+    ("OLLAMA_HOST", "ollama", ""),
     ("OPENAI_API_BASE", "openai", "/v1"),
     ("OPENAI_BASE_URL", "openai", "/v1"),
 ];
