@@ -2,6 +2,8 @@
 
 use std::fmt;
 use std::pin::Pin;
+use std::sync::Arc;
+use std::sync::atomic::{AtomicUsize, Ordering};
 use std::task::{Context, Poll, ready};
 
 use bytes::Bytes;
@@ -39,7 +41,26 @@ pub(crate) enum Body {
         ended: bool,
         /// Whether what came before the break had its chance to be flushed.
         yielded: bool,
+        /// Of a connection that counts them.
+        counted: Option<Counted>,
     },
+}
+
+/// One of the exchanges that a connection has open.
+#[derive(Debug)]
+pub(crate) struct Counted(Arc<AtomicUsize>);
+
+impl Counted {
+    pub(crate) fn new(open: &Arc<AtomicUsize>) -> Self {
+        open.fetch_add(1, Ordering::Relaxed);
+        Self(Arc::clone(open))
+    }
+}
+
+impl Drop for Counted {
+    fn drop(&mut self) {
+        self.0.fetch_sub(1, Ordering::Relaxed);
+    }
 }
 
 impl Body {
@@ -52,7 +73,16 @@ impl Body {
             pieces,
             ended: false,
             yielded: false,
+            counted: None,
         }
+    }
+
+    /// The same, which counts as open until it is dropped.
+    pub(crate) fn keeping(mut self, by: Counted) -> Self {
+        if let Self::Relayed { counted, .. } = &mut self {
+            *counted = Some(by);
+        }
+        self
     }
 }
 
@@ -71,6 +101,7 @@ impl HttpBody for Body {
                 pieces,
                 ended,
                 yielded,
+                ..
             } => {
                 if *ended {
                     return Poll::Ready(None);

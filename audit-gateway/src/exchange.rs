@@ -4,6 +4,7 @@
 //! a task of its own does, so that the record isn't lost.
 
 use std::sync::Arc;
+use std::time::Duration;
 
 use audit_capture::{Api, RequestHead, ResponseHead, add_facts};
 use audit_core::event::{Capture, Correlation, Event, Guarantee, Kind, Media, Payload};
@@ -13,7 +14,7 @@ use bytes::Bytes;
 use http_body_util::Full;
 use hyper::header::{CONTENT_LENGTH, CONTENT_TYPE, HeaderValue};
 use hyper::http::{request, response};
-use hyper::{HeaderMap, Method, Request, Response, StatusCode, Uri};
+use hyper::{HeaderMap, Method, Request, Response, StatusCode, Uri, Version};
 use serde_json::{Map, Value, json};
 use tokio::sync::{mpsc, oneshot, watch};
 use tokio::time::{Instant, sleep_until, timeout};
@@ -259,13 +260,14 @@ pub(crate) async fn run(
         return;
     }
 
+    let http2 = asked.parts.version == Version::HTTP_2;
     let request = forwarded(asked.parts, asked.target, &asked.upstream, body);
     let started = shared.log.clock().monotonic_micros();
     let mut stop = context.stop.clone();
     // Boxed, since hyper's future is large and this one lives as long as the exchange.
     let sent = Box::pin(timeout(
         shared.config.limits.response_head_timeout,
-        shared.client.send(&asked.upstream, request),
+        shared.client.send(&asked.upstream, request, http2),
     ));
     let response = tokio::select! {
         response = sent => response,
@@ -426,7 +428,8 @@ async fn relay(
                 } else {
                     ready = std::mem::replace(&mut held, vec![data]);
                 }
-                if let Some(ending) = forward(&pieces, ready, &mut stop).await {
+                let patience = limits.client_stall_timeout;
+                if let Some(ending) = forward(&pieces, ready, &mut stop, patience).await {
                     break ending;
                 }
             }
@@ -478,7 +481,8 @@ async fn relay(
     }
     // What came and is recorded is passed on, also of an answer that was cut; only a whole one gets its end.
     for data in held {
-        if pieces.send(Piece::Data(data)).await.is_err() {
+        let sent = timeout(limits.client_stall_timeout, pieces.send(Piece::Data(data)));
+        if !matches!(sent.await, Ok(Ok(()))) {
             return;
         }
     }
@@ -501,12 +505,16 @@ async fn forward(
     pieces: &mpsc::Sender<Piece>,
     ready: Vec<Bytes>,
     stop: &mut watch::Receiver<bool>,
+    patience: Duration,
 ) -> Option<Ending> {
     for data in ready.into_iter().filter(|d| !d.is_empty()) {
         tokio::select! {
-            sent = pieces.send(Piece::Data(data)) => {
-                if sent.is_err() {
-                    return Some(Ending::new(Outcome::CutByClient, "client_left"));
+            // In HTTP/1.1 the connection itself fails first; a stream of HTTP/2 has nothing else that ends it.
+            sent = timeout(patience, pieces.send(Piece::Data(data))) => {
+                match sent {
+                    Ok(Ok(())) => {}
+                    Ok(Err(_)) => return Some(Ending::new(Outcome::CutByClient, "client_left")),
+                    Err(_) => return Some(Ending::new(Outcome::CutByClient, "client_stalled")),
                 }
             }
             () = stopped(stop) => return Some(Ending::new(Outcome::CutByGateway, "gateway_stopped")),
@@ -724,6 +732,12 @@ fn request_attributes(shared: &Shared, asked: &Asked, head: &RequestHead) -> Map
     set("server.port", json!(asked.upstream.port()));
     set("audit.session.source", json!(source));
     set("audit.capture.point", json!(asked.point.as_str()));
+    let version = if asked.parts.version == Version::HTTP_2 {
+        "2"
+    } else {
+        "1.1"
+    };
+    set("network.protocol.version", json!(version));
     if !kept.credentials.is_empty() {
         set("audit.credential", Value::Array(kept.credentials));
     }

@@ -102,7 +102,8 @@ pub(crate) async fn serve(
     let Some(alive) = weak.upgrade() else {
         return Ok(refuse(&shared, stopping(), false));
     };
-    if request.method() == Method::CONNECT && connection.intercepted.is_none() {
+    let first = request.version() == Version::HTTP_11;
+    if request.method() == Method::CONNECT && connection.intercepted.is_none() && first {
         let connected = door::connect(&shared, &connection, &alive, weak, request).await;
         return Ok(connected.unwrap_or_else(|refusal| refuse(&shared, refusal, false)));
     }
@@ -146,7 +147,12 @@ pub(crate) async fn serve(
     };
     let (reply, replied) = oneshot::channel();
     let exchange = exchange::run(Arc::clone(&shared), alive, asked, reply);
-    connection.begun.push(Box::pin(exchange));
+    if first {
+        connection.begun.push(Box::pin(exchange));
+    } else {
+        // In HTTP/2 an exchange doesn't wait for its neighbours, so it has a task of its own.
+        drop(tokio::spawn(exchange));
+    }
     Ok(match replied.await {
         Ok(response) => response,
         // The exchange panicked; the request may stand in the log without an answer.
@@ -211,10 +217,10 @@ fn route(
     parts: &request::Parts,
 ) -> Result<Routed, Refusal> {
     // HTTP/1.0 knows no chunks: there a client can't tell an answer that was cut from a whole one.
-    if parts.version != Version::HTTP_11 {
+    if parts.version != Version::HTTP_11 && parts.version != Version::HTTP_2 {
         return Err(Refusal::new(
             Code::VersionUnsupported,
-            "only HTTP/1.1 is spoken here",
+            "only HTTP/1.1 and HTTP/2 are spoken here",
         ));
     }
     if parts.method == Method::CONNECT || parts.headers.contains_key(header::UPGRADE) {
@@ -223,12 +229,19 @@ fn route(
             "WebSockets, tunnels and other protocols can't be recorded, so they are not passed on",
         ));
     }
+    let first = parts.version == Version::HTTP_11;
     let mut hosts = parts.headers.get_all(header::HOST).iter();
-    let (Some(host), None) = (hosts.next(), hosts.next()) else {
-        return Err(Refusal::new(
-            Code::BadRequest,
-            "a request has one host header",
-        ));
+    let authority = parts.uri.authority().map(Authority::as_str);
+    let host = match (hosts.next(), hosts.next()) {
+        (Some(host), None) => Some(host),
+        // RFC 9113 §8.3.1: there it is in the pseudo-header.
+        (None, None) if !first && authority.is_some() => None,
+        _ => {
+            return Err(Refusal::new(
+                Code::BadRequest,
+                "a request has one host header",
+            ));
+        }
     };
     if let Some(expect) = parts.headers.get(header::EXPECT)
         && !expect.as_bytes().eq_ignore_ascii_case(b"100-continue")
@@ -238,14 +251,20 @@ fn route(
             "only 100-continue can be expected",
         ));
     }
-    // RFC 9112 §3.2.2: in absolute form the authority counts, and the host header doesn't.
-    let authority = parts.uri.authority().map(Authority::as_str);
-    let host = authority.or_else(|| host.to_str().ok()).unwrap_or_default();
+    // RFC 9112 §3.2.2: in absolute form the authority counts, and the host header doesn't. In HTTP/2 they may not differ.
+    let named = host.and_then(|host| host.to_str().ok());
+    if !first && named.is_some() && named != authority {
+        return Err(Refusal::new(
+            Code::BadRequest,
+            "the host header and the authority name different hosts",
+        ));
+    }
+    let host = authority.or(named).unwrap_or_default();
     let ours = AuditHeaders::of(&parts.headers)?;
     if let Some(intercepted) = &connection.intercepted {
         return through(intercepted, host, parts, ours);
     }
-    if parts.uri.scheme().is_some() {
+    if first && parts.uri.scheme().is_some() {
         let intercepted = door::plain(shared, &parts.uri)?;
         return through(&intercepted, host, parts, ours);
     }

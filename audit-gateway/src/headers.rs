@@ -148,8 +148,20 @@ pub(crate) fn takes_trailers(headers: &HeaderMap) -> bool {
 pub(crate) fn to_upstream(headers: &HeaderMap, host: &HeaderValue, body_bytes: usize) -> HeaderMap {
     let nominated = nominated(headers);
     let mut out = HeaderMap::with_capacity(headers.len() + 2);
+    if !headers.contains_key(header::HOST) {
+        // From HTTP/2, where it is no header.
+        out.insert(header::HOST, host.clone());
+    }
+    let mut crumbs = headers.get_all(header::COOKIE).iter();
+    let split = crumbs.next().is_some() && crumbs.next().is_some();
     for (name, value) in headers {
         match *name {
+            // RFC 9113 §8.2.3: what was split for compression is one field again.
+            header::COOKIE if split => {
+                if !out.contains_key(header::COOKIE) {
+                    out.insert(header::COOKIE, cookies(headers));
+                }
+            }
             header::HOST => {
                 out.insert(header::HOST, host.clone());
             }
@@ -170,6 +182,16 @@ pub(crate) fn to_upstream(headers: &HeaderMap, host: &HeaderValue, body_bytes: u
         out.insert(header::CONNECTION, HeaderValue::from_static("te"));
     }
     out
+}
+
+fn cookies(headers: &HeaderMap) -> HeaderValue {
+    let crumbs: Vec<&[u8]> = headers
+        .get_all(header::COOKIE)
+        .iter()
+        .map(HeaderValue::as_bytes)
+        .collect();
+    HeaderValue::from_bytes(&crumbs.join(&b"; "[..]))
+        .expect("header values between semicolons are a header value")
 }
 
 /// The answer's headers as they go to the client, in their order.

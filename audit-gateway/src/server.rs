@@ -4,19 +4,20 @@ use std::future::Future;
 use std::net::SocketAddr;
 use std::pin::pin;
 use std::sync::Arc;
-use std::sync::atomic::Ordering;
+use std::sync::atomic::{AtomicUsize, Ordering};
 use std::time::Duration;
 
 use audit_core::log::Log;
 use hyper::rt::{Read, Write};
-use hyper::server::conn::http1;
+use hyper::server::conn::{http1, http2};
 use hyper::service::service_fn;
-use hyper_util::rt::TokioTimer;
+use hyper_util::rt::{TokioExecutor, TokioTimer};
 use tokio::net::{TcpListener, TcpStream};
 use tokio::sync::{OwnedSemaphorePermit, Semaphore, mpsc, watch};
 use tokio::task::JoinSet;
 use tokio::time::timeout;
 
+use crate::body::Counted;
 use crate::config::{Config, Limits};
 use crate::counters::{Counters, Summary, up};
 use crate::error::{Error, Result};
@@ -276,9 +277,24 @@ async fn connection(
         );
         return;
     }
-    let io = StallGuard::new(stream, shared.config.limits.client_stall_timeout);
+    let limits = &shared.config.limits;
+    let mut drain = shared.drain.clone();
+    let speaks = tokio::select! {
+        speaks = timeout(limits.request_head_timeout, protocol(&stream)) => speaks,
+        () = crate::exchange::stopped(&mut drain) => return,
+    };
+    let io = StallGuard::new(stream, limits.client_stall_timeout);
     let connection = Arc::new(Connection::default());
-    serve(shared, io, Arc::clone(&connection), alive).await;
+    match speaks {
+        Ok(Ok(Protocol::Http1)) => {
+            serve(Arc::clone(&shared), io, Arc::clone(&connection), alive).await;
+        }
+        Ok(Ok(Protocol::Http2)) => {
+            serve_http2(Arc::clone(&shared), io, Arc::clone(&connection), alive).await;
+        }
+        // Whoever says nothing, or leaves, has nothing to be told.
+        Ok(Err(_)) | Err(_) => return,
+    }
     // The client asked for a tunnel and was told that it has one.
     if let Some(next) = connection.next.take() {
         next.await;
@@ -325,4 +341,110 @@ pub(crate) async fn serve(
         serving.as_mut().poll(cx).map(drop)
     });
     crate::serving::drive(serving, &connection.begun).await;
+}
+
+/// What a connection begins with.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+enum Protocol {
+    Http1,
+    Http2,
+}
+
+/// How every connection in HTTP/2 begins (RFC 9113 §3.4). No method of HTTP/1.1 begins so.
+const PREFACE: &[u8] = b"PRI * HTTP/2.0";
+
+/// Tells the protocol by the first bytes, without taking them.
+async fn protocol(stream: &TcpStream) -> std::io::Result<Protocol> {
+    let mut first = [0; PREFACE.len()];
+    loop {
+        let n = stream.peek(&mut first).await?;
+        let seen = first.get(..n).unwrap_or_default();
+        if n == 0 {
+            return Err(std::io::ErrorKind::UnexpectedEof.into());
+        }
+        if !PREFACE.starts_with(seen) {
+            return Ok(Protocol::Http1);
+        }
+        if n == PREFACE.len() {
+            return Ok(Protocol::Http2);
+        }
+        // The bytes that are there stay, so there is no event to wait for.
+        tokio::time::sleep(Duration::from_millis(1)).await;
+    }
+}
+
+/// Streams that one client may have open on a connection.
+const STREAMS_MAX: u32 = 128;
+
+/// Bytes of a request's body that a client may send ahead, for a stream and for a connection.
+const STREAM_WINDOW_BYTES: u32 = 256 * 1024;
+const CONNECTION_WINDOW_BYTES: u32 = 1024 * 1024;
+
+/// Bytes of an answer that wait for a client, for each stream.
+const SEND_BUFFER_BYTES: usize = 64 * 1024;
+
+/// How often an idle connection in HTTP/2 is looked at.
+const LOOK_AT_IDLE: Duration = Duration::from_secs(5);
+
+/// The same as [`serve`], in HTTP/2: many exchanges at once, each with a task of its own.
+pub(crate) async fn serve_http2(
+    shared: Arc<Shared>,
+    io: impl Read + Write + Unpin + Send + 'static,
+    connection: Arc<Connection>,
+    alive: mpsc::WeakSender<()>,
+) {
+    let limits: &Limits = &shared.config.limits;
+    let open = Arc::new(AtomicUsize::new(0));
+    let service = service_fn(|request| {
+        // Until the answer's head is there; its body keeps the count up.
+        let counted = Counted::new(&open);
+        let answering = front::serve(
+            Arc::clone(&shared),
+            Arc::clone(&connection),
+            alive.clone(),
+            request,
+        );
+        async move {
+            answering
+                .await
+                .map(|answer| answer.map(|body| body.keeping(counted)))
+        }
+    });
+    let mut builder = http2::Builder::new(TokioExecutor::new());
+    builder
+        .timer(TokioTimer::new())
+        .max_concurrent_streams(STREAMS_MAX)
+        .initial_stream_window_size(STREAM_WINDOW_BYTES)
+        .initial_connection_window_size(CONNECTION_WINDOW_BYTES)
+        .max_send_buf_size(SEND_BUFFER_BYTES)
+        .max_header_list_size(u32::try_from(limits.request_head_bytes_max).unwrap_or(u32::MAX))
+        .keep_alive_interval(limits.request_head_timeout)
+        .auto_date_header(false);
+    let mut drain = shared.drain.clone();
+    let mut serving = pin!(builder.serve_connection(io, service));
+    let mut idle_since: Option<tokio::time::Instant> = None;
+    loop {
+        let look = async {
+            tokio::select! {
+                () = crate::exchange::stopped(&mut drain) => true,
+                () = tokio::time::sleep(LOOK_AT_IDLE) => false,
+            }
+        };
+        tokio::select! {
+            // How a connection ended is in the records of its exchanges.
+            _ = serving.as_mut() => return,
+            stopping = look => {
+                let idle = open.load(Ordering::Relaxed) == 0;
+                let since = *idle_since.get_or_insert_with(tokio::time::Instant::now);
+                if !idle {
+                    idle_since = None;
+                }
+                if stopping || (idle && since.elapsed() >= limits.request_head_timeout) {
+                    serving.as_mut().graceful_shutdown();
+                    drop(serving.await);
+                    return;
+                }
+            }
+        }
+    }
 }

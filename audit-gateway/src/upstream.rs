@@ -16,11 +16,13 @@ use std::time::Duration;
 use bytes::Bytes;
 use http_body_util::{BodyExt as _, Full};
 use hyper::body::{Body as _, Frame, Incoming};
-use hyper::client::conn::{TrySendError, http1};
+use hyper::client::conn::{TrySendError, http1, http2};
+use hyper::header;
 use hyper::http::response;
-use hyper::{Request, Uri};
+use hyper::{Request, Uri, Version};
 use hyper_rustls::{HttpsConnector, HttpsConnectorBuilder};
-use hyper_util::client::legacy::connect::HttpConnector;
+use hyper_util::client::legacy::connect::{Connection as _, HttpConnector};
+use hyper_util::rt::{TokioExecutor, TokioTimer};
 use rustls::pki_types::CertificateDer;
 use rustls::{ClientConfig, RootCertStore};
 use tokio::time::Instant;
@@ -37,6 +39,13 @@ const IDLE: Duration = Duration::from_secs(45);
 /// Idle connections per upstream.
 const IDLE_MAX: usize = 64;
 
+/// How often a connection in HTTP/2 with open exchanges is asked whether it still works.
+const KEEP_ALIVE: Duration = Duration::from_secs(30);
+
+/// Bytes of an answer that a provider may send ahead of its client, for a stream and for a connection.
+const STREAM_WINDOW_BYTES: u32 = 256 * 1024;
+const CONNECTION_WINDOW_BYTES: u32 = 4 * 1024 * 1024;
+
 /// The request that goes to an upstream: its body is here in full.
 type Whole = Request<Full<Bytes>>;
 
@@ -44,7 +53,12 @@ type Whole = Request<Full<Bytes>>;
 #[derive(Debug)]
 pub(crate) struct Client {
     connector: Timed,
+    /// Offers HTTP/2, for clients that speak it themselves.
+    second: Timed,
     protocol: http1::Builder,
+    protocol_second: http2::Builder<TokioExecutor>,
+    /// Connections in HTTP/2 by origin: one carries many exchanges, and has a task of its own.
+    shared: Mutex<HashMap<String, http2::SendRequest<Full<Bytes>>>>,
     /// By scheme and authority; the one that was used last stands at the end.
     idle: Mutex<HashMap<String, Vec<Idle>>>,
 }
@@ -90,26 +104,47 @@ impl Client {
                 .map_err(|e| Error::invalid("the crypto provider knows no TLS version").because(e))?
                 .with_root_certificates(roots(config)?)
                 .with_no_client_auth();
+        let timed = |inner| Timed {
+            inner,
+            timeout: config.limits.connect_timeout,
+        };
         let connector = HttpsConnectorBuilder::new()
+            .with_tls_config(tls.clone())
+            .https_or_http()
+            .enable_http1()
+            .wrap_connector(tcp.clone());
+        let second = HttpsConnectorBuilder::new()
             .with_tls_config(tls)
             .https_or_http()
             .enable_http1()
+            .enable_http2()
             .wrap_connector(tcp);
+        let mut protocol_second = http2::Builder::new(TokioExecutor::new());
+        protocol_second
+            .timer(TokioTimer::new())
+            .initial_stream_window_size(STREAM_WINDOW_BYTES)
+            .initial_connection_window_size(CONNECTION_WINDOW_BYTES)
+            .max_header_list_size(
+                u32::try_from(config.limits.request_head_bytes_max).unwrap_or(u32::MAX),
+            )
+            .keep_alive_interval(KEEP_ALIVE)
+            .keep_alive_while_idle(false);
         let mut protocol = http1::Builder::new();
         protocol
             .preserve_header_case(true)
             .max_headers(config.limits.headers_max);
         Ok(Self {
-            connector: Timed {
-                inner: connector,
-                timeout: config.limits.connect_timeout,
-            },
+            connector: timed(connector),
+            second: timed(second),
             protocol,
+            protocol_second,
+            shared: Mutex::default(),
             idle: Mutex::default(),
         })
     }
 
-    /// Sends a request and waits for the head of its answer. Whoever stops waiting closes the connection.
+    /// Sends a request and waits for the head of its answer. Whoever stops waiting closes the connection, or the stream.
+    /// `second`: in HTTP/2, if the upstream speaks it.
     ///
     /// A kept connection may be closed by the provider at the moment in which it is used. If nothing of the request was
     /// sent, another connection is taken; what may have arrived is never sent twice.
@@ -117,14 +152,20 @@ impl Client {
         &self,
         upstream: &Upstream,
         mut request: Whole,
+        second: bool,
     ) -> std::result::Result<Answer, Failure> {
         // By origin: upstreams that lead to the same server share its connections.
         let origin = format!("{}://{}", upstream.scheme, upstream.authority);
+        // Without TLS nobody can say that it speaks HTTP/2.
+        let second = second && upstream.is_tls();
         loop {
-            let (mut link, kept) = match self.kept(&origin).await {
+            let (mut link, kept) = match self.kept(&origin, second).await {
                 Some(link) => (link, true),
-                None => (self.connect(upstream).await?, false),
+                None => (self.connect(upstream, &origin, second).await?, false),
             };
+            if let Link::Shared(_) = link {
+                request = in_second(request, upstream);
+            }
             match link.send(request).await {
                 Ok(response) => {
                     let (head, body) = response.into_parts();
@@ -136,16 +177,27 @@ impl Client {
                         origin,
                     });
                 }
-                Err(mut error) => match error.take_message() {
-                    Some(unsent) if kept => request = unsent,
-                    _ => return Err(Failure::Broken),
-                },
+                Err(mut error) => {
+                    if let Link::Shared(_) = link {
+                        self.shared().remove(&origin);
+                    }
+                    match error.take_message() {
+                        Some(unsent) if kept => request = unsent,
+                        _ => return Err(Failure::Broken),
+                    }
+                }
             }
         }
     }
 
     /// A kept connection that is still open.
-    async fn kept(&self, origin: &str) -> Option<Link> {
+    async fn kept(&self, origin: &str, second: bool) -> Option<Link> {
+        if second {
+            let shared = self.shared().get(origin).cloned();
+            if let Some(shared) = shared.filter(|shared| !shared.is_closed()) {
+                return Some(Link::Shared(shared));
+            }
+        }
         loop {
             let mut idle = self.idle().get_mut(origin)?.pop()?;
             if idle.since.elapsed() < IDLE && idle.link.is_ready().await {
@@ -154,14 +206,23 @@ impl Client {
         }
     }
 
-    async fn connect(&self, upstream: &Upstream) -> std::result::Result<Link, Failure> {
+    async fn connect(
+        &self,
+        upstream: &Upstream,
+        origin: &str,
+        second: bool,
+    ) -> std::result::Result<Link, Failure> {
         let base = Uri::builder()
             .scheme(upstream.scheme.clone())
             .authority(upstream.authority.clone())
             .path_and_query("/")
             .build()
             .map_err(|_e| Failure::Unreachable)?;
-        let mut connector = self.connector.clone();
+        let mut connector = if second {
+            self.second.clone()
+        } else {
+            self.connector.clone()
+        };
         let connected = async {
             poll_fn(|cx| connector.poll_ready(cx)).await?;
             connector.call(base).await
@@ -173,12 +234,20 @@ impl Client {
                 Failure::Unreachable
             }
         })?;
+        if second && io.connected().is_negotiated_h2() {
+            let handshake = self.protocol_second.handshake(io).await;
+            let (sender, connection) = handshake.map_err(|_e| Failure::Unreachable)?;
+            // Whoever waits for an answer is told of an error by hyper.
+            drop(tokio::spawn(async move { drop(connection.await) }));
+            self.shared().insert(origin.to_owned(), sender.clone());
+            return Ok(Link::Shared(sender));
+        }
         let (sender, connection) = self
             .protocol
             .handshake(io)
             .await
             .map_err(|_e| Failure::Unreachable)?;
-        Ok(Link {
+        Ok(Link::Own {
             sender,
             connection: Some(connection),
         })
@@ -194,7 +263,7 @@ impl Client {
             ..
         } = answer;
         drop(body);
-        if !ended || !link.is_ready().await {
+        if matches!(link, Link::Shared(_)) || !ended || !link.is_ready().await {
             return;
         }
         let mut idle = self.idle();
@@ -215,10 +284,15 @@ impl Client {
         self.idle().retain(|_, those| {
             those.retain_mut(|idle| {
                 idle.link.drive(&mut cx);
-                idle.since.elapsed() < IDLE && idle.link.connection.is_some()
+                idle.since.elapsed() < IDLE && idle.link.is_open()
             });
             !those.is_empty()
         });
+        self.shared().retain(|_, shared| !shared.is_closed());
+    }
+
+    fn shared(&self) -> MutexGuard<'_, HashMap<String, http2::SendRequest<Full<Bytes>>>> {
+        self.shared.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
     fn idle(&self) -> MutexGuard<'_, HashMap<String, Vec<Idle>>> {
@@ -240,12 +314,34 @@ impl Answer {
     }
 }
 
-/// One connection, driven by whoever waits for something of it.
+/// A request as HTTP/2 has it (RFC 9113 §8.2.2, §8.3.1): the host stands in the target, and nothing belongs to the
+/// connection.
+fn in_second(mut request: Whole, upstream: &Upstream) -> Whole {
+    let path = request.uri().path_and_query().cloned();
+    let target = Uri::builder()
+        .scheme(upstream.scheme.clone())
+        .authority(upstream.authority.clone())
+        .path_and_query(path.map_or_else(|| "/".to_owned(), |p| p.to_string()))
+        .build();
+    if let Ok(target) = target {
+        *request.uri_mut() = target;
+    }
+    *request.version_mut() = Version::HTTP_2;
+    for name in [header::HOST, header::CONNECTION] {
+        request.headers_mut().remove(name);
+    }
+    request
+}
+
+/// One connection that is driven by whoever waits for something of it, or a share of one that has a task.
 #[derive(Debug)]
-struct Link {
-    sender: http1::SendRequest<Full<Bytes>>,
-    /// `None` once it is closed.
-    connection: Option<http1::Connection<Io, Full<Bytes>>>,
+enum Link {
+    Own {
+        sender: http1::SendRequest<Full<Bytes>>,
+        /// `None` once it is closed.
+        connection: Option<http1::Connection<Io, Full<Bytes>>>,
+    },
+    Shared(http2::SendRequest<Full<Bytes>>),
 }
 
 impl Link {
@@ -253,8 +349,13 @@ impl Link {
         &mut self,
         request: Whole,
     ) -> std::result::Result<hyper::Response<Incoming>, TrySendError<Whole>> {
-        let sent = self.sender.try_send_request(request);
-        self.driving(sent).await
+        match self {
+            Self::Own { sender, .. } => {
+                let sent = sender.try_send_request(request);
+                self.driving(sent).await
+            }
+            Self::Shared(sender) => sender.try_send_request(request).await,
+        }
     }
 
     /// Waits for `what`, which comes of the connection.
@@ -272,11 +373,19 @@ impl Link {
 
     /// Does what can be done without waiting.
     fn drive(&mut self, cx: &mut Context<'_>) {
-        if let Some(connection) = &mut self.connection
-            && Pin::new(connection).poll(cx).is_ready()
+        if let Self::Own { connection, .. } = self
+            && let Some(driven) = connection
+            && Pin::new(driven).poll(cx).is_ready()
         {
             // Whoever waits for an answer is told of an error by hyper.
-            self.connection = None;
+            *connection = None;
+        }
+    }
+
+    fn is_open(&self) -> bool {
+        match self {
+            Self::Own { connection, .. } => connection.is_some(),
+            Self::Shared(sender) => !sender.is_closed(),
         }
     }
 
@@ -287,7 +396,11 @@ impl Link {
             Poll::Ready(())
         })
         .await;
-        self.connection.is_some() && self.sender.is_ready()
+        self.is_open()
+            && match self {
+                Self::Own { sender, .. } => sender.is_ready(),
+                Self::Shared(sender) => sender.is_ready(),
+            }
     }
 }
 

@@ -252,6 +252,12 @@ fn base_urls(config: &mut Config) -> Result<BTreeMap<&'static str, String>> {
         let url = set.into_string().map_err(|_url| {
             CliError::usage(format!("environment variable {variable} is not UTF-8"))
         })?;
+        // Ollama's clients take a host alone, too.
+        let url = if url.contains("://") {
+            url
+        } else {
+            format!("http://{url}")
+        };
         let upstream = Upstream::new(&url).map_err(|e| wrong(&e))?.speaking(*name);
         let own = format!("{}-env", variable.to_ascii_lowercase());
         bases.insert(*variable, format!("/{own}"));

@@ -210,7 +210,7 @@ impl CertificateAuthority {
             .map_err(|e| {
                 Error::invalid(format!("no certificate for {host:?} can be used")).because(e)
             })?;
-        config.alpn_protocols = vec![b"http/1.1".to_vec()];
+        config.alpn_protocols = vec![b"h2".to_vec(), b"http/1.1".to_vec()];
         Ok(config)
     }
 

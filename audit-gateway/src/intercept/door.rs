@@ -198,7 +198,12 @@ fn intercepted(
             upstream,
             ours: asked.ours,
         });
-        server::serve(shared, TokioIo::new(io), Arc::new(connection), alive).await;
+        let connection = Arc::new(connection);
+        if io.get_ref().1.alpn_protocol() == Some(b"h2") {
+            server::serve_http2(shared, TokioIo::new(io), connection, alive).await;
+        } else {
+            server::serve(shared, TokioIo::new(io), connection, alive).await;
+        }
     }))
 }
 

@@ -16,6 +16,7 @@ mod faults;
 mod fixtures;
 mod guarantees;
 mod hostile;
+mod http2;
 mod intercept;
 mod log_trouble;
 mod protocol;
