@@ -102,7 +102,8 @@ pub(crate) async fn serve(
     let Some(alive) = weak.upgrade() else {
         return Ok(refuse(&shared, stopping(), false));
     };
-    let first = request.version() == Version::HTTP_11;
+    // Python's own clients ask for tunnels in HTTP/1.0.
+    let first = request.version() != Version::HTTP_2;
     if request.method() == Method::CONNECT && connection.intercepted.is_none() && first {
         let connected = door::connect(&shared, &connection, &alive, weak, request).await;
         return Ok(connected.unwrap_or_else(|refusal| refuse(&shared, refusal, false)));

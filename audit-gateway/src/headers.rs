@@ -157,10 +157,9 @@ pub(crate) fn to_upstream(headers: &HeaderMap, host: &HeaderValue, body_bytes: u
     for (name, value) in headers {
         match *name {
             // RFC 9113 §8.2.3: what was split for compression is one field again.
+            header::COOKIE if split && out.contains_key(header::COOKIE) => {}
             header::COOKIE if split => {
-                if !out.contains_key(header::COOKIE) {
-                    out.insert(header::COOKIE, cookies(headers));
-                }
+                out.insert(header::COOKIE, cookies(headers));
             }
             header::HOST => {
                 out.insert(header::HOST, host.clone());

@@ -5,10 +5,14 @@
 //! answer is in the log too. Bodies pass byte for byte: they are never decoded, re-serialised or, in answers, buffered
 //! to their end.
 //!
-//! *In scope*: HTTP/1.1 on both sides, TLS to upstreams, streams, limits and timeouts on everything that a peer decides,
-//! credentials kept out of the record.
-//! *Out of scope*: HTTP/2, web sockets, TLS towards clients, telling who a client is, TLS interception, MCP, OTLP. What
-//! the bytes mean is `audit-capture`'s business, how they are stored `audit-core`'s.
+//! Beside that it is a proxy ([`Intercept`]): clients that ask for a tunnel to a provider's host get TLS with a
+//! certificate of a local authority, and what comes in it goes the same way.
+//!
+//! *In scope*: HTTP/1.1 and HTTP/2 on both sides, TLS to upstreams, interception, streams, limits and timeouts on
+//! everything that a peer decides, what becomes of calls while the log can't be written, credentials kept out of the
+//! record.
+//! *Out of scope*: web sockets, TLS towards clients of the reverse proxy, telling who a client is, MCP, OTLP. What the
+//! bytes mean is `audit-capture`'s business, how they are stored `audit-core`'s.
 //!
 //! ```no_run
 //! use std::sync::Arc;

@@ -335,6 +335,10 @@ fn in_second(mut request: Whole, upstream: &Upstream) -> Whole {
 
 /// One connection that is driven by whoever waits for something of it, or a share of one that has a task.
 #[derive(Debug)]
+#[expect(
+    clippy::large_enum_variant,
+    reason = "the large one is the usual one, and a box would be an allocation for each call"
+)]
 enum Link {
     Own {
         sender: http1::SendRequest<Full<Bytes>>,

@@ -137,6 +137,37 @@ async fn a_call_through_the_proxy_is_not_recorded() {
     assert_eq!(bench.shutdown().await.tunnels, 0);
 }
 
+/// Python's `http.client`, and with it `requests`, asks for its tunnels so.
+#[tokio::test]
+async fn a_tunnel_that_is_asked_for_in_http_1_0_is_refused() {
+    let (address, root) = provider().await;
+    let (bench, authority) = intercepting(root, |_| {}).await;
+    let mut client = Client::connect(bench.address).await;
+    let to = format!("localhost:{}", address.port());
+    client
+        .write(format!("CONNECT {to} HTTP/1.0\r\n\r\n").as_bytes())
+        .await;
+    let mut head = [0; 12];
+    client.stream.read_exact(&mut head).await.unwrap();
+    assert!(
+        head.ends_with(b" 200"),
+        "{}",
+        String::from_utf8_lossy(&head)
+    );
+    let mut end = [0; 1];
+    let mut seen = Vec::new();
+    while !seen.ends_with(b"\r\n\r\n") {
+        client.stream.read_exact(&mut end).await.unwrap();
+        seen.extend_from_slice(&end);
+    }
+    let mut client = tls(client.stream, authority.certificate(), "localhost")
+        .await
+        .unwrap();
+    let request = format!("GET /v1/models HTTP/1.1\r\nHost: {to}\r\n\r\n");
+    client.write(request.as_bytes()).await;
+    assert_eq!(client.answer().await.unwrap().body, b"secret");
+}
+
 #[tokio::test]
 async fn several_calls_on_one_intercepted_connection_are_lost() {
     let upstream = Scripted::start(vec![write(
