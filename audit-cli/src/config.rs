@@ -103,6 +103,9 @@ pub(crate) struct LimitsFile {
     pub(crate) append_timeout_ms: Option<u64>,
     #[serde(skip_serializing_if = "Option::is_none")]
     pub(crate) degrade_after_ms: Option<u64>,
+    /// Comments in silent streams; none unless set.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub(crate) keep_alive_comment_ms: Option<u64>,
     #[serde(skip_serializing_if = "Option::is_none")]
     pub(crate) terminal_wait_ms: Option<u64>,
     #[serde(skip_serializing_if = "Option::is_none")]
@@ -117,7 +120,7 @@ impl LimitsFile {
     }
 
     /// Every setting with its name.
-    pub(crate) fn all(&self) -> [(&'static str, Option<u64>); 12] {
+    pub(crate) fn all(&self) -> [(&'static str, Option<u64>); 13] {
         [
             ("connections_max", self.connections_max),
             ("request_head_bytes_max", self.request_head_bytes_max),
@@ -128,6 +131,7 @@ impl LimitsFile {
             ("client_stall_timeout_ms", self.client_stall_timeout_ms),
             ("append_timeout_ms", self.append_timeout_ms),
             ("degrade_after_ms", self.degrade_after_ms),
+            ("keep_alive_comment_ms", self.keep_alive_comment_ms),
             ("terminal_wait_ms", self.terminal_wait_ms),
             ("record_retry_ms", self.record_retry_ms),
             ("drain_timeout_ms", self.drain_timeout_ms),

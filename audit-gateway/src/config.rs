@@ -327,6 +327,9 @@ pub struct Limits {
     pub response_idle_timeout: Duration,
     /// How long a client may take no byte of what is ready for it. 2 minutes.
     pub client_stall_timeout: Duration,
+    /// After how much silence of a provider a client of a stream of events gets a comment, so that nobody between takes the
+    /// stream for dead. Off: it adds bytes that the provider didn't send.
+    pub keep_alive_comment: Option<Duration>,
     /// How long clients wait for the log. 30 s.
     pub append_timeout: Duration,
     /// How long a call waits for the log before it goes on without, where it may. 2 s.
@@ -354,6 +357,7 @@ impl Default for Limits {
             response_head_timeout: Duration::from_secs(600),
             response_idle_timeout: Duration::from_secs(300),
             client_stall_timeout: Duration::from_secs(120),
+            keep_alive_comment: None,
             append_timeout: Duration::from_secs(30),
             degrade_after: Duration::from_secs(2),
             terminal_wait: Duration::from_secs(2),

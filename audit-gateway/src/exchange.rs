@@ -12,12 +12,12 @@ use audit_core::time::Timestamp;
 use audit_core::{ErrorKind, with_causes};
 use bytes::Bytes;
 use http_body_util::Full;
-use hyper::header::{CONTENT_LENGTH, CONTENT_TYPE, HeaderValue};
+use hyper::header::{CONTENT_ENCODING, CONTENT_LENGTH, CONTENT_TYPE, HeaderValue};
 use hyper::http::{request, response};
 use hyper::{HeaderMap, Method, Request, Response, StatusCode, Uri, Version};
 use serde_json::{Map, Value, json};
 use tokio::sync::{mpsc, oneshot, watch};
-use tokio::time::{Instant, sleep_until, timeout};
+use tokio::time::{Instant, sleep_until, timeout, timeout_at};
 use uuid::Uuid;
 
 use crate::body::{Body, Piece};
@@ -27,6 +27,7 @@ use crate::credentials;
 use crate::facts::{self, Reader};
 use crate::front::Point;
 use crate::headers::{self, AuditHeaders};
+use crate::keep_alive::{self, KeepAlive};
 use crate::recorder::Recorder;
 use crate::recording::{Outcome, Recording};
 use crate::refusal::{Code, Refusal};
@@ -350,6 +351,11 @@ async fn relay(
     let announced = content_length(&parts.headers);
     let mut stop = context.stop.clone();
     let mut trailers = None;
+    // A compressed or counted body has no place for a comment.
+    let commented = media == Media::EventStream
+        && announced.is_none()
+        && !parts.headers.contains_key(CONTENT_ENCODING);
+    let mut keep_alive = KeepAlive::new(limits.keep_alive_comment.filter(|_| commented));
     // What waits for the record: from the provider's last event on, or else the last piece.
     let mut held: Vec<Bytes> = Vec::new();
 
@@ -367,9 +373,20 @@ async fn relay(
         } else {
             let mut deadline: Option<Instant> = None;
             let mut held_bytes = 0;
+            let mut silent_until = Instant::now() + limits.response_idle_timeout;
             loop {
+                let comment = keep_alive.due().filter(|_| held.is_empty());
                 let frame = tokio::select! {
-                    frame = timeout(limits.response_idle_timeout, upstream.frame()) => frame,
+                    frame = timeout_at(silent_until, upstream.frame()) => frame,
+                    () = reached(comment) => {
+                        let comment = vec![keep_alive::COMMENT];
+                        let patience = limits.client_stall_timeout;
+                        if let Some(ending) = forward(&pieces, comment, &mut stop, patience).await {
+                            break ending;
+                        }
+                        keep_alive.sent();
+                        continue;
+                    }
                     () = pieces.closed() => break Ending::new(Outcome::CutByClient, "client_left"),
                     () = stopped(&mut stop) => break Ending::new(Outcome::CutByGateway, "gateway_stopped"),
                     () = reached(deadline) => {
@@ -393,6 +410,7 @@ async fn relay(
                 if data.is_empty() {
                     continue;
                 }
+                silent_until = Instant::now() + limits.response_idle_timeout;
                 let now = shared.log.clock().monotonic_micros();
                 recording.push(&data, now.saturating_sub(started));
                 let progress = reader.push(&data);
@@ -428,6 +446,9 @@ async fn relay(
                 } else {
                     ready = std::mem::replace(&mut held, vec![data]);
                 }
+                for data in &ready {
+                    keep_alive.passed(data);
+                }
                 let patience = limits.client_stall_timeout;
                 if let Some(ending) = forward(&pieces, ready, &mut stop, patience).await {
                     break ending;
@@ -444,7 +465,7 @@ async fn relay(
         .monotonic_micros()
         .saturating_sub(started);
 
-    let event = context
+    let mut event = context
         .response_event(
             &parts,
             ending,
@@ -455,6 +476,12 @@ async fn relay(
             streamed,
         )
         .await;
+    if keep_alive.count() > 0 {
+        event.attributes.insert(
+            "audit.response.keep_alives".to_owned(),
+            json!(keep_alive.count()),
+        );
+    }
     if streamed {
         // What was passed on reaches the client before this thread is taken by the record.
         yield_to_client().await;

@@ -72,6 +72,7 @@ mod facts;
 mod front;
 mod headers;
 mod intercept;
+mod keep_alive;
 mod recorder;
 mod recording;
 mod refusal;

@@ -224,6 +224,10 @@ pub(super) fn config(settings: &Settings, args: &ServeArgs) -> Result<Config> {
             *limit = Duration::from_millis(value);
         }
     }
+    limits.keep_alive_comment = serve
+        .limits
+        .keep_alive_comment_ms
+        .map(Duration::from_millis);
     Ok(config)
 }
 

@@ -234,11 +234,14 @@ async fn a_client_that_takes_nothing_holds_its_stream_for_ever() {
     assert_eq!(status, 404);
 }
 
+/// Version, target and host header of requests.
+type Seen = Arc<Mutex<Vec<(Version, String, Option<String>)>>>;
+
 /// A provider that speaks HTTP/2 alone, with a certificate for `localhost`: its address, certificate, and what it saw.
 struct Provider {
     address: SocketAddr,
     root: Vec<u8>,
-    seen: Arc<Mutex<Vec<(Version, String, Option<String>)>>>,
+    seen: Seen,
     connections: Arc<AtomicUsize>,
 }
 
@@ -262,7 +265,7 @@ async fn provider() -> Provider {
     let acceptor = TlsAcceptor::from(Arc::new(config));
     let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
     let address = listener.local_addr().unwrap();
-    let seen: Arc<Mutex<Vec<(Version, String, Option<String>)>>> = Arc::default();
+    let seen = Seen::default();
     let connections = Arc::new(AtomicUsize::new(0));
     let (told, counted) = (Arc::clone(&seen), Arc::clone(&connections));
     tokio::spawn(async move {

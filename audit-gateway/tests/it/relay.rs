@@ -261,3 +261,50 @@ async fn connections_to_the_provider_are_used_again() {
     }
     assert_eq!(upstream.connections(), 1);
 }
+
+/// Off unless asked for; then between events only, and never in the record.
+#[tokio::test]
+async fn a_comment_comes_unasked_or_within_an_event_or_into_the_record() {
+    let head =
+        "HTTP/1.1 200 OK\r\ncontent-type: text/event-stream\r\ntransfer-encoding: chunked\r\n\r\n";
+    let chunk = |text: &str| write(&format!("{:x}\r\n{text}\r\n", text.len()));
+    let pause = || Step::Sleep(Duration::from_millis(400));
+    let script = vec![
+        write(head),
+        pause(),
+        chunk("data: {\"a\":1}\n\n"),
+        pause(),
+        chunk("data: {\"b\""),
+        pause(),
+        chunk(":2}\n\ndata: [DONE]\n\n"),
+        write("0\r\n\r\n"),
+    ];
+    let upstream = Scripted::start(script).await;
+    let sent = "data: {\"a\":1}\n\ndata: {\"b\":2}\n\ndata: [DONE]\n\n";
+    let request = post("/openai/v1/chat/completions", "", b"{\"stream\":true}");
+    for comments in [false, true] {
+        let bench = Bench::with(&upstream.base(), |c| {
+            c.limits.keep_alive_comment = comments.then_some(Duration::from_millis(100));
+        })
+        .await;
+        let answer = exchange(bench.address, &request).await;
+        let text = String::from_utf8(answer.body).unwrap();
+        let parts: Vec<&str> = text.split(": keep-alive\n\n").collect();
+        assert_eq!(parts.concat(), sent, "{text:?}");
+        assert_eq!(parts.len() > 1, comments, "{text:?}");
+        assert!(
+            text.contains("data: {\"b\":2}"),
+            "a comment within an event: {text:?}"
+        );
+        let recorded = bench.exchange().await;
+        assert_eq!(recorded.body(), sent.as_bytes());
+        let counted = recorded
+            .response
+            .attributes
+            .get("audit.response.keep_alives");
+        let counted = counted
+            .and_then(serde_json::Value::as_u64)
+            .unwrap_or_default();
+        assert_eq!(counted, parts.len() as u64 - 1);
+    }
+}
