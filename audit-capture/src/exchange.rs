@@ -433,6 +433,15 @@ fn answered(api: &Api, head: &ResponseHead, body: &[u8], streaming: bool) -> Ans
         },
     }
     format::count(&mut answered);
+    if answered.error.is_none() && answered.status >= 400 {
+        answered.error = ["message", "detail"]
+            .iter()
+            .find_map(|name| format::take_text(&mut answered.other, name))
+            .map(|message| ApiError {
+                message: Some(message),
+                ..ApiError::default()
+            });
+    }
     answered.other.retain(|_, value| !value.is_null());
     answered
 }

@@ -75,7 +75,7 @@ impl Format for Threads {
             return;
         };
         if answered.error.is_some() {
-            members.remove("error");
+            super::keep_error(&mut members);
         }
         let messages = take_array(&mut members, "stream_messages");
         let steps = take_array(&mut members, "stream_steps");
@@ -103,16 +103,25 @@ impl Format for Threads {
             output.role = given.role;
             output.parts = given.parts;
         }
+        let (mut left_steps, mut left_messages) = (Vec::new(), Vec::new());
         for given in steps {
-            output.parts.extend(calls_of(given));
+            if let Value::Object(mut step) = given {
+                output.parts.extend(calls_of(&mut step));
+                left_steps.push(Value::Object(step));
+            }
         }
         for given in messages {
-            let Value::Object(given) = given else {
-                continue;
-            };
-            let given = message(given);
-            output.role = output.role.or(given.role);
-            output.parts.extend(given.parts);
+            if let Value::Object(given) = given {
+                let given = message(given);
+                output.role = output.role.or(given.role);
+                output.parts.extend(given.parts);
+                left_messages.push(Value::Object(given.other));
+            }
+        }
+        for (name, left) in [("steps", left_steps), ("messages", left_messages)] {
+            if !left.is_empty() {
+                output.other.insert(name.to_owned(), Value::Array(left));
+            }
         }
         if let Some(calls) = members.get("required_action").and_then(|action| {
             action
@@ -181,12 +190,11 @@ fn part(mut members: Map<String, Value>) -> Part {
 }
 
 /// The tool calls of a step: functions are carried out by the client, all else by the provider.
-fn calls_of(step: Value) -> Vec<Part> {
-    let Value::Object(mut step) = step else {
+fn calls_of(step: &mut Map<String, Value>) -> Vec<Part> {
+    let Some(Value::Object(details)) = step.get_mut("step_details") else {
         return Vec::new();
     };
-    let mut details = take_map(&mut step, "step_details").unwrap_or_default();
-    take_array(&mut details, "tool_calls")
+    take_array(details, "tool_calls")
         .into_iter()
         .filter_map(|call| {
             let Value::Object(mut call) = call else {

@@ -395,7 +395,7 @@ pub(crate) fn answered(operation: Operation, body: Value, answered: &mut Answere
         return;
     };
     if answered.error.is_some() {
-        members.remove("error");
+        super::keep_error(&mut members);
     }
     answered.id = take_text(&mut members, "id");
     answered.model = take_text(&mut members, "model");
@@ -627,47 +627,56 @@ pub(crate) fn merge(message: &mut Map<String, Value>, delta: Map<String, Value>,
     }
 }
 
+/// Members of a part that grow from delta to delta.
+const GROWING_IN_PARTS: [&str; 5] = ["text", "summary", "thinking", "data", "signature"];
+
+/// Whether a part continues the last one: a text of it grows, and it says nothing else that is new.
+fn continues(last: &Map<String, Value>, new: &Map<String, Value>) -> bool {
+    let grows = |name: &str, value: &Value| {
+        GROWING_IN_PARTS.contains(&name)
+            && last
+                .get(name)
+                .is_none_or(|old| core::mem::discriminant(old) == core::mem::discriminant(value))
+            && (value.is_string() || value.is_array())
+    };
+    new.contains_key("type")
+        && new.iter().any(|(name, value)| grows(name, value))
+        && new.iter().all(|(name, value)| {
+            grows(name, value)
+                || value.is_null()
+                || last
+                    .get(name)
+                    .is_none_or(|old| old == value || old.is_null())
+        })
+}
+
 /// Adds a part of a content, or joins it to the last one if it continues that.
 fn add_part(parts: &mut Vec<Value>, part: Value, room: &mut Room) {
-    let same = |last: &Map<String, Value>, new: &Map<String, Value>| {
-        let at = |map: &Map<String, Value>, name: &str| map.get(name).cloned();
-        new.contains_key("type")
-            && ["type", "index", "id"].iter().all(|name| {
-                at(last, name) == at(new, name) || (*name == "id" && at(new, name).is_none())
-            })
-    };
-    let length = weight(&part);
-    if let (Some(Value::Object(last)), Value::Object(new)) = (parts.last_mut(), &part)
-        && same(last, new)
-    {
-        let growing = ["text", "summary", "thinking", "data", "signature"];
-        let mut joined = false;
-        for (name, value) in new {
-            match value {
-                Value::String(text) if growing.contains(&name.as_str()) => {
-                    append(last, name, text, room);
-                    joined = true;
-                }
-                Value::Array(items) if name == "thinking" => {
-                    if let Some(Value::Array(old)) = last.get_mut(name) {
-                        for item in items {
-                            add_part(old, item.clone(), room);
-                        }
-                        joined = true;
+    match (parts.last_mut(), part) {
+        (Some(Value::Object(last)), Value::Object(new)) if continues(last, &new) => {
+            for (name, value) in new {
+                match value {
+                    Value::String(text) if GROWING_IN_PARTS.contains(&name.as_str()) => {
+                        append(last, &name, &text, room);
                     }
-                }
-                Value::Null => {}
-                value => {
-                    put(last, name.clone(), value.clone(), room);
+                    Value::Array(items) if GROWING_IN_PARTS.contains(&name.as_str()) => {
+                        let old = last.entry(name).or_insert_with(|| Value::Array(Vec::new()));
+                        if let Value::Array(old) = old {
+                            for item in items {
+                                add_part(old, item, room);
+                            }
+                        }
+                    }
+                    Value::Null => {}
+                    value => put(last, name, value, room),
                 }
             }
         }
-        if joined {
-            return;
+        (_, part) => {
+            if room.take(weight(&part)) {
+                parts.push(part);
+            }
         }
-    }
-    if room.take(length) {
-        parts.push(part);
     }
 }
 

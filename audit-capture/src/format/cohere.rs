@@ -157,7 +157,7 @@ impl Format for Cohere {
             return;
         };
         if answered.error.is_some() {
-            members.remove("error");
+            super::keep_error(&mut members);
         } else if answered.status >= 400 {
             answered.error = take_text(&mut members, "message").map(|message| ApiError {
                 message: Some(message),

@@ -250,7 +250,7 @@ pub(crate) fn answered(operation: Operation, body: Value, answered: &mut Answere
         return;
     };
     if answered.error.is_some() {
-        members.remove("error");
+        super::keep_error(&mut members);
     }
     if answered.error.is_none() && answered.status >= 400 {
         answered.error = ["message", "Message"]
@@ -358,6 +358,25 @@ fn grow(block: &mut Map<String, Value>, name: &str, value: Value, room: &mut Roo
                         value => {
                             put(into, name, value, room);
                         }
+                    }
+                }
+            }
+        }
+        // The parts of a result that a tool of Amazon's own yields.
+        ("toolResult", Value::Array(parts)) => {
+            let into = block
+                .entry(name)
+                .or_insert_with(|| Value::Object(Map::new()));
+            let Value::Object(into) = into else {
+                return;
+            };
+            let content = into
+                .entry("content")
+                .or_insert_with(|| Value::Array(Vec::new()));
+            if let Value::Array(content) = content {
+                for part in parts {
+                    if room.take(weight(&part)) {
+                        content.push(part);
                     }
                 }
             }

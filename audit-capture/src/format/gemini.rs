@@ -198,7 +198,7 @@ impl Format for Gemini {
             return;
         };
         if answered.error.is_some() {
-            members.remove("error");
+            super::keep_error(&mut members);
         }
         answered.id = take_text(&mut members, "responseId");
         answered.model = take_text(&mut members, "modelVersion");

@@ -172,7 +172,7 @@ fn plain(body: Value, answered: &mut Answered) {
         other => Map::from_iter([("body".to_owned(), other)]),
     };
     if answered.error.is_some() {
-        members.remove("error");
+        super::keep_error(&mut members);
     } else if answered.status >= 400 {
         answered.error = take_text(&mut members, "message").map(|message| ApiError {
             message: Some(message),

@@ -165,13 +165,10 @@ pub(crate) fn answered(operation: Operation, body: Value, answered: &mut Answere
         return;
     };
     if answered.error.is_some() {
-        members.remove("error");
-        answered.other = members;
-        answered.other.remove("type");
-        let mut rest = std::mem::take(&mut answered.other);
-        read(operation, &mut rest, answered);
-        answered.other = rest;
-        return;
+        super::keep_error(&mut members);
+        if members.get("type").and_then(Value::as_str) == Some("error") {
+            members.remove("type");
+        }
     }
     read(operation, &mut members, answered);
     answered.other = members;
@@ -338,7 +335,15 @@ fn delta_of(
                 citations.push(citation);
             }
         }
-        _ => {}
+        // A kind of its own, such as a compaction's: texts grow.
+        _ => {
+            for (name, value) in delta {
+                match value {
+                    Value::String(text) => append(block, &name, &text, room),
+                    value => put(block, name, value, room),
+                }
+            }
+        }
     }
 }
 

@@ -386,6 +386,27 @@ pub(crate) fn error(body: &Value) -> Option<ApiError> {
     }
 }
 
+/// Leaves of an error that has been read what has no place: details, mostly.
+pub(crate) fn keep_error(members: &mut Map<String, Value>) {
+    let Some(Value::Object(mut rest)) = members.remove("error") else {
+        return;
+    };
+    let kind = if rest.get("type").and_then(number).is_some() {
+        "type"
+    } else {
+        "status"
+    };
+    for name in [kind, "code", "message"] {
+        if rest.get(name).and_then(number).is_some() {
+            rest.remove(name);
+        }
+    }
+    rest.retain(|_, value| !value.is_null());
+    if !rest.is_empty() {
+        members.insert("error".to_owned(), Value::Object(rest));
+    }
+}
+
 /// The texts of a `content` member: a string, or parts that have `text`.
 pub(crate) fn content_text(content: &Value, kinds: &[&str]) -> String {
     match content {

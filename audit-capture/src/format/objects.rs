@@ -35,7 +35,7 @@ impl Format for Objects {
             return;
         };
         if answered.error.is_some() {
-            members.remove("error");
+            super::keep_error(&mut members);
         }
         answered.id = take_text(&mut members, "id");
         answered.model = take_text(&mut members, "model");

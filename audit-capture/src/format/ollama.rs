@@ -128,7 +128,7 @@ impl Format for Ollama {
             return;
         };
         if answered.error.is_some() {
-            members.remove("error");
+            super::keep_error(&mut members);
         }
         answered.model = take_text(&mut members, "model");
         for (place, of) in USAGE {

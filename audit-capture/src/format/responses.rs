@@ -178,7 +178,7 @@ pub(crate) fn answered(body: Value, answered: &mut Answered) {
         return;
     };
     if answered.error.is_some() {
-        members.remove("error");
+        super::keep_error(&mut members);
     }
     answered.id = take_text(&mut members, "id");
     answered.model = take_text(&mut members, "model");
@@ -197,10 +197,19 @@ pub(crate) fn answered(body: Value, answered: &mut Answered) {
         output.role = output.role.take().or(message.role);
         message.other.retain(|_, value| !value.is_null());
         // What stands beside a message's content goes with its first part.
-        if let Some(Part::Text { other, .. }) = message.parts.first_mut()
-            && !message.other.is_empty()
-        {
-            other.insert("item".to_owned(), Value::Object(message.other));
+        if !message.other.is_empty() {
+            let item = Value::Object(message.other);
+            if let Some(Part::Text { other, .. }) = message.parts.first_mut() {
+                other.insert("item".to_owned(), item);
+            } else {
+                let items = output
+                    .other
+                    .entry("items")
+                    .or_insert_with(|| Value::Array(Vec::new()));
+                if let Value::Array(items) = items {
+                    items.push(item);
+                }
+            }
         }
         output.parts.extend(message.parts);
     }
