@@ -185,6 +185,66 @@ fn serve_records_what_it_passes_on_and_ends_in_order() {
     }
 }
 
+/// Both events of an exchange lead to the same view, also where others stand between them.
+#[test]
+fn an_exchange_is_shown_from_either_of_its_events() {
+    let host = Host::with_log();
+    let provider = Provider::start(true);
+    let gateway = Gateway::start(&host, &["--upstream", &upstream(&provider)]);
+    for _ in 0..2 {
+        assert_eq!(post(gateway.address, CHAT).0, 200);
+    }
+    gateway.process.signal(Signal::TERM);
+    gateway.process.end().exits(0);
+    let lines = host.emit_all(&[json!({"kind": "llm.request", "session_id": "s-1"})]);
+    assert_eq!(lines.len(), 1);
+
+    let records = host.records(&["--session", "s-1"]);
+    let kinds: Vec<_> = records
+        .iter()
+        .map(|r| r["event"]["kind"].as_str())
+        .collect();
+    let (asked, answered) = (Some("llm.request"), Some("llm.response"));
+    assert_eq!(kinds, [asked, answered, asked, answered, asked]);
+    let shown: Vec<Value> = records
+        .iter()
+        .map(|record| {
+            let id = record["event"]["id"].as_str().unwrap();
+            host.run(["show", id, "--exchange"]).exits(0).json()
+        })
+        .collect();
+    assert_eq!(shown[0], shown[1]);
+    assert_eq!(shown[2], shown[3]);
+    assert_ne!(shown[0], shown[2], "both requests have the same answer");
+    let first = &shown[0];
+    for (place, expected) in [
+        ("/version", json!(1)),
+        ("/provider", json!("openai")),
+        ("/api", json!("chat")),
+        ("/known", json!(true)),
+        ("/request/model", json!("gpt-x")),
+        ("/response/status", json!(200)),
+        ("/response/messages/0/parts/0/text", json!("four")),
+        ("/response/messages/0/finish_reason", json!("stop")),
+        ("/response/usage/total", json!(4)),
+        ("/events/request/id", records[0]["event"]["id"].clone()),
+        ("/events/response/id", records[1]["event"]["id"].clone()),
+        ("/events/response/outcome", json!("complete")),
+    ] {
+        assert_eq!(first.pointer(place), Some(&expected), "{place} of {first}");
+    }
+    // A request without an answer is shown without one.
+    assert_eq!(shown[4]["response"], Value::Null);
+    assert_eq!(shown[4]["events"]["response"], Value::Null);
+    host.run(["show", "0", "--exchange"])
+        .fails(1, "has no content that can be read");
+    host.emit_all(&[json!({"kind": "note"})]);
+    let note = host.records(&["--kind", "note"])[0]["index"].to_string();
+    host.run(["show", &note, "--exchange"])
+        .fails(1, "is of the kind note")
+        .hints("llm.request and llm.response");
+}
+
 #[test]
 fn a_log_goes_on_after_a_gateway_was_killed() {
     let host = Host::with_log();

@@ -396,6 +396,8 @@ fn a_flag_wins_over_the_environment_and_that_over_the_file() {
         "serve.listen = \"127.0.0.1:1\"  # file audit-trail.toml",
         "serve.upstreams.local = \"http://127.0.0.1:9\"  # file audit-trail.toml",
         "serve.upstreams.openai = \"https://api.openai.com\"  # default",
+        "serve.upstreams.groq = \"https://api.groq.com\"  # default",
+        "serve.upstreams.ollama = \"http://127.0.0.1:11434\"  # default",
     ] {
         assert!(file.iter().any(|l| l == line), "{line}: {file:?}");
     }
