@@ -1,8 +1,8 @@
 //! Provider wire formats turned into facts for audit events.
 //!
 //! *In scope*: telling which API a request is for, reading what a request asks and what a response answers (whole or
-//! streamed, plain or compressed), naming those facts as OpenTelemetry's `GenAI` conventions do, and keeping credentials
-//! out of what is recorded.
+//! streamed, plain or compressed), naming those facts as OpenTelemetry's `GenAI` conventions do, bringing an exchange into
+//! one form whoever the provider is, and keeping credentials out of what is recorded.
 //! *Out of scope*: moving bytes. This crate is synchronous, opens no connection, reads no clock, and never changes a
 //! body: what is recorded is the bytes as they were on the wire, and these facts stand beside them.
 //!
@@ -32,6 +32,23 @@
 //! assert!(answered.complete);
 //! assert_eq!(answered.text(), "Hi");
 //! assert_eq!(answered.attributes()["gen_ai.response.finish_reasons"][0], "stop");
+//! ```
+//!
+//! Facts are few, and cheap enough to be read while an answer passes. [`exchange()`] makes a view of everything, from the
+//! recorded bytes, when somebody wants to see it:
+//!
+//! ```
+//! use audit_capture::{Part, RequestHead, ResponseHead, detect, exchange};
+//!
+//! let head = RequestHead::new("POST", "/v1beta/models/gemini-x:generateContent", vec![]);
+//! let api = detect(Some("gemini"), None, &head.method, &head.path_and_query);
+//! let asked = br#"{"contents":[{"role":"user","parts":[{"text":"Beds?"}]}]}"#;
+//! let answered = br#"{"candidates":[{"content":{"parts":[{"text":"Twelve"}]},"finishReason":"STOP"}]}"#;
+//! let view = exchange(&api, Some((&head, asked)), Some((&ResponseHead::new(200, vec![]), answered)));
+//!
+//! let message = &view.response.as_ref().unwrap().messages[0];
+//! assert!(matches!(&message.parts[0], Part::Text { text, .. } if text == "Twelve"));
+//! assert_eq!(view.to_json()["request"]["model"], "gemini-x");
 //! ```
 
 mod add;
