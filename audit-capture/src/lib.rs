@@ -64,6 +64,7 @@ mod hosts;
 mod json;
 mod multipart;
 mod provider;
+pub mod redaction;
 mod request;
 mod response;
 

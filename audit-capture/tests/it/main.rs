@@ -15,6 +15,7 @@ mod framing;
 mod golden;
 mod hostile;
 mod limits;
+mod redaction;
 mod sse;
 mod streams;
 mod support;
