@@ -87,6 +87,11 @@ pub(crate) enum Command {
         #[arg(long)]
         json: bool,
     },
+    /// Try the rules that decide what is recorded, print them, or prove what stood where they hit
+    Redaction {
+        #[command(subcommand)]
+        command: RedactionCommand,
+    },
     /// Check keys, store, clock, free disk space and permissions
     Doctor,
     /// Run the main job on a temporary log: record an agent's session, verify it, catch a manipulation
@@ -166,6 +171,53 @@ pub(crate) enum HoldCommand {
         /// As JSON lines (docs/s3-layout.md)
         #[arg(long)]
         json: bool,
+    },
+}
+
+#[derive(Debug, Subcommand)]
+pub(crate) enum RedactionCommand {
+    /// Write what would be recorded of a file to stdout, and which rules hit to stderr; needs no log
+    Test {
+        /// The file [default: stdin]
+        #[arg(long, value_name = "FILE")]
+        file: Option<PathBuf>,
+        /// Its media type [default: by the file's name, else application/json]
+        #[arg(long, value_name = "TYPE")]
+        media: Option<String>,
+        /// Its content coding, such as gzip
+        #[arg(long, value_name = "CODING")]
+        encoding: Option<String>,
+        /// The payload's name, for rules that name one
+        #[arg(long, value_name = "NAME", default_value = "request.body")]
+        payload: String,
+        /// A built-in rule set, in place of the configured ones; can be given several times
+        #[arg(long, value_name = "NAME@VERSION")]
+        rule_set: Vec<String>,
+        /// The whole event as JSON, with what it says of the rules
+        #[arg(long)]
+        json: bool,
+    },
+    /// Print the rule sets that are on, as they would stand in a file
+    Rules {
+        /// Built-in rule sets instead; can be given several times
+        #[arg(long, value_name = "NAME@VERSION")]
+        rule_set: Vec<String>,
+    },
+    /// Say whether a file is what a field of an event was before it was redacted (0: it is, 1: it isn't)
+    #[command(group = clap::ArgGroup::new("asked").required(true).multiple(true).args(["original", "print_salt"]))]
+    Prove {
+        /// Event id or leaf index
+        #[arg(value_name = "EVENT")]
+        id: String,
+        /// The field, for example payloads/request.body
+        #[arg(value_name = "FIELD")]
+        field: String,
+        /// The original
+        #[arg(long, value_name = "FILE")]
+        original: Option<PathBuf>,
+        /// Print salt and commitment, so that others can check without the log's keys (docs/redaction.md)
+        #[arg(long)]
+        print_salt: bool,
     },
 }
 

@@ -5,6 +5,8 @@ use std::ffi::OsString;
 use std::fmt;
 use std::path::{Path, PathBuf};
 
+use audit_capture::redaction::{Identities, RuleSet, Unreadable};
+use serde::de::DeserializeOwned;
 use serde::{Deserialize, Serialize};
 
 use crate::error::{CliError, Result};
@@ -32,6 +34,33 @@ pub(crate) struct ConfigFile {
     pub(crate) serve: ServeFile,
     #[serde(default, skip_serializing_if = "MirrorFile::is_empty")]
     pub(crate) mirror: MirrorFile,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub(crate) redaction: Option<RedactionFile>,
+}
+
+/// The section `redaction`.
+#[derive(Debug, Clone, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub(crate) struct RedactionFile {
+    /// Built-in rule sets, `NAME@VERSION`.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub(crate) rule_sets: Vec<String>,
+    /// Files with one rule set each, from the folder of the configuration file.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub(crate) files: Vec<PathBuf>,
+    #[serde(default)]
+    pub(crate) unreadable: Unreadable,
+    #[serde(default)]
+    pub(crate) identities: Identities,
+    /// Whose pseudonyms are the same.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub(crate) tenant: Option<String>,
+    /// The same, from each event: `system`, `attribute:NAME` or `header:NAME`.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub(crate) tenant_from: Option<String>,
+    /// Rule sets that stand here.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub(crate) rule_set: Vec<RuleSet>,
 }
 
 /// The section `mirror`.
@@ -326,6 +355,7 @@ pub(crate) struct Settings {
     pub(crate) no_auto_migrate: bool,
     pub(crate) serve: ServeFile,
     pub(crate) mirror: MirrorFile,
+    pub(crate) redaction: Option<RedactionFile>,
 }
 
 impl Settings {
@@ -402,6 +432,7 @@ impl Settings {
             state_dir,
             serve: file.serve,
             mirror: file.mirror,
+            redaction: file.redaction,
         })
     }
 
@@ -467,30 +498,29 @@ fn default_state_dir(environment: Environment<'_>) -> Result<PathBuf> {
 }
 
 fn read(path: &Path) -> Result<ConfigFile> {
+    read_toml(path, "configuration file")
+}
+
+/// Reads a file of settings; `what` it is, for errors.
+pub(crate) fn read_toml<T: DeserializeOwned>(path: &Path, what: &str) -> Result<T> {
     let shown = path.display();
-    let length = std::fs::metadata(path)
-        .map_err(|e| {
-            CliError::because(format!("configuration file {shown} can't be read"), &e).code(2)
-        })?
-        .len();
+    let unreadable = |e: &dyn std::error::Error| {
+        CliError::because(format!("{what} {shown} can't be read"), e).code(2)
+    };
+    let length = std::fs::metadata(path).map_err(|e| unreadable(&e))?.len();
     if length > CONFIG_BYTES_MAX {
         return Err(CliError::usage(format!(
-            "configuration file {shown} has {length} bytes, allowed are {CONFIG_BYTES_MAX}"
+            "{what} {shown} has {length} bytes, allowed are {CONFIG_BYTES_MAX}"
         )));
     }
-    let text = std::fs::read_to_string(path).map_err(|e| {
-        CliError::because(format!("configuration file {shown} can't be read"), &e).code(2)
-    })?;
+    let text = std::fs::read_to_string(path).map_err(|e| unreadable(&e))?;
     toml::from_str(&text).map_err(|e| {
         // The line itself isn't shown: whoever names a key file by mistake must not find it on a screen or in a log.
         let place = e.span().map_or_else(String::new, |span| {
             let lines = text.bytes().take(span.start).filter(|b| *b == b'\n');
             format!(" at line {}", lines.count() + 1)
         });
-        CliError::usage(format!(
-            "configuration file {shown} is wrong{place}: {}",
-            e.message()
-        ))
+        CliError::usage(format!("{what} {shown} is wrong{place}: {}", e.message()))
     })
 }
 

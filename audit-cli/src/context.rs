@@ -3,6 +3,8 @@
 use std::ffi::OsString;
 use std::sync::Arc;
 
+use audit_capture::redaction::Redactor;
+use audit_core::ingest::Ingest;
 use audit_core::keyring::{EnvironmentPassphrase, KeyRing, KeyUri, Passphrase};
 use audit_core::log::{Log, LogOptions};
 use audit_core::reader::LogReader;
@@ -66,10 +68,18 @@ impl Context {
 
     /// Options for a writer run.
     pub(crate) async fn log_options(&self) -> Result<LogOptions> {
+        // Before the store is opened: a wrong rule leaves nothing behind.
+        let redactor = self.redactor()?;
         let store = self.store_url()?.open().await?;
         let mut options = LogOptions::new(store, self.keys()?);
         options.state_dir = Some(self.settings.state_dir.value.clone());
+        options.ingest = redactor.map(|redactor| redactor as Arc<dyn Ingest>);
         Ok(options)
+    }
+
+    /// What the settings say is redacted; nothing without a section `redaction`.
+    pub(crate) fn redactor(&self) -> Result<Option<Arc<Redactor>>> {
+        crate::redaction::redactor(&self.settings).map(|r| r.map(Arc::new))
     }
 
     /// The log, opened for writing.

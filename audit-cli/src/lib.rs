@@ -7,6 +7,7 @@ mod context;
 mod demo;
 mod error;
 mod output;
+mod redaction;
 
 use std::process::ExitCode;
 

@@ -21,6 +21,7 @@
 mod http;
 mod keys;
 mod log;
+mod redaction;
 mod tlog;
 
 pub use http::{
@@ -28,6 +29,7 @@ pub use http::{
 };
 pub use keys::{auditor_key_file, key_ring_file};
 pub use log::{config, entry, evidence_bundle, export, packed};
+pub use redaction::redaction;
 pub use tlog::{checkpoint, note, proof, tile};
 
 /// A parser, under the name of its program and its corpus.
@@ -101,6 +103,10 @@ pub const TARGETS: &[Target] = &[
     Target {
         name: "proof",
         run: proof,
+    },
+    Target {
+        name: "redaction",
+        run: redaction,
     },
     Target {
         name: "request_body",

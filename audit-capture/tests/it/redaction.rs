@@ -2,9 +2,10 @@
 
 #![expect(
     clippy::format_push_string,
+    clippy::needless_pass_by_value,
     clippy::format_collect,
     clippy::uninlined_format_args,
-    reason = "streams are put together as text, a few events at a time"
+    reason = "streams and rules are put together where they are used, a few at a time"
 )]
 
 use std::collections::BTreeMap;

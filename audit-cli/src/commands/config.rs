@@ -123,6 +123,13 @@ pub(crate) fn run(settings: &Settings, command: &ConfigCommand) -> Result<u8> {
     if let Some(system) = &settings.serve.system {
         show("serve.system", system, &file())?;
     }
+    if let Some(redactor) = crate::redaction::redactor(settings)? {
+        show(
+            "redaction",
+            &crate::redaction::told(settings, &redactor),
+            &file(),
+        )?;
+    }
     if let Some(url) = &settings.mirror.url {
         show("mirror.url", &super::mirror::shown(url), &file())?;
     }

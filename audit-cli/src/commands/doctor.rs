@@ -83,6 +83,7 @@ pub(crate) async fn run(context: &Context) -> Result<u8> {
     if let Some(store) = &store {
         mirror(context, &**store, &mut findings).await?;
     }
+    redaction(context, &mut findings)?;
     auditor(context, &mut findings)?;
     space(context, &mut findings)?;
     output::note(&format!(
@@ -147,6 +148,22 @@ fn keys(context: &Context, findings: &mut Findings) -> Result<Option<KeyRing>> {
 /// Whether a ring file holds its keys in the clear; it was just read as a ring, so its shape is known.
 fn is_plain(bytes: &[u8]) -> bool {
     serde_json::from_slice::<serde_json::Value>(bytes).is_ok_and(|file| !file["ring"].is_null())
+}
+
+/// Rules that are wrong stop every command that records; rules that are missing stop nothing.
+fn redaction(context: &Context, findings: &mut Findings) -> Result<()> {
+    match context.redactor() {
+        Ok(Some(redactor)) => Findings::ok(
+            "redaction",
+            &crate::redaction::told(&context.settings, &redactor),
+        ),
+        Ok(None) => Findings::ok("redaction", "off; everything is recorded as it is"),
+        Err(e) => findings.fail(
+            "redaction",
+            &e.to_string().replace('\n', "; "),
+            "correct the section [redaction] of the configuration (docs/redaction.md)",
+        ),
+    }
 }
 
 /// The auditor's private key should have been carried away.

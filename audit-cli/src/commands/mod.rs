@@ -16,6 +16,7 @@ mod log;
 mod migrate;
 mod mirror;
 mod prove;
+mod redaction;
 mod restore;
 mod retention;
 mod run;
@@ -76,6 +77,7 @@ pub(crate) fn run(cli: Cli) -> Result<u8> {
         Command::Retention { command } => block_on(retention::run(&context()?, &command)),
         Command::Hold { command } => block_on(hold::run(&context()?, &command)),
         Command::Gaps { json } => block_on(gaps::run(&context()?, json)),
+        Command::Redaction { command } => block_on(redaction::run(&context()?, command)),
         Command::Doctor => block_on(doctor::run(&context()?)),
         Command::Demo(args) => block_on(crate::demo::run(&args)),
         Command::Config { command } => config::run(&settings()?, &command),
@@ -105,6 +107,7 @@ pub(crate) fn check_config(path: &std::path::Path) -> Result<()> {
     let home = |name: &str| (name == "HOME").then(|| "/nonexistent".into());
     let settings = Settings::load(&flags, &home, true)?;
     serve::check(&settings)?;
+    crate::redaction::redactor(&settings)?;
     mirror::check(&settings)
 }
 

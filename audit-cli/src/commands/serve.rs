@@ -255,6 +255,13 @@ pub(crate) async fn run(context: &Context, args: &ServeArgs) -> Result<u8> {
         super::ca::check(&config)?;
     }
     super::mirror::check(&context.settings)?;
+    match context.redactor()? {
+        Some(redactor) => output::note(&format!(
+            "redaction: {}",
+            crate::redaction::told(&context.settings, &redactor)
+        )),
+        None => output::note("redaction: off; bodies are recorded as they are, encrypted"),
+    }
     // The mirror reads with a handle of its own, so that nothing of it waits for the writer or holds it up.
     let mirrored = match &context.settings.mirror.url {
         Some(_) => Some(context.store_url()?.read().await?),

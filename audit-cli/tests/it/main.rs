@@ -20,6 +20,7 @@ mod moving;
 mod object_lock;
 mod power_cut;
 mod read;
+mod redaction;
 mod serve;
 mod support;
 mod tamper;

@@ -20,6 +20,7 @@ mod http2;
 mod intercept;
 mod log_trouble;
 mod protocol;
+mod redaction;
 mod relay;
 mod secrets;
 mod stopping;

@@ -37,15 +37,24 @@ impl Bench {
     }
 
     pub(crate) async fn with(base: &str, change: impl FnOnce(&mut Config)) -> Self {
+        Self::on_log(base, change, |_| {}).await
+    }
+
+    /// The same, on a log of other options.
+    pub(crate) async fn on_log(
+        base: &str,
+        change: impl FnOnce(&mut Config),
+        prepare: impl FnOnce(&mut LogOptions),
+    ) -> Self {
         let auditor = AuditorKey::random(&System);
         let keys =
             Arc::new(KeyRing::generate("example.org/gateway", auditor.public(), &System).unwrap());
         let faulty = FaultyStore::new(Arc::new(MemoryStore::new()));
         let store = gated(Arc::new(faulty.clone()));
         let gate = Arc::clone(store.around());
-        let log = Log::create(LogOptions::new(Arc::new(store), keys))
-            .await
-            .unwrap();
+        let mut options = LogOptions::new(Arc::new(store), keys);
+        prepare(&mut options);
+        let log = Log::create(options).await.unwrap();
         let notices: Arc<Mutex<Vec<Notice>>> = Arc::default();
         let heard = Arc::clone(&notices);
         let mut config = Config::new(Arc::new(move |notice: &Notice| {

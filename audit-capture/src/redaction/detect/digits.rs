@@ -424,25 +424,16 @@ fn is_maestro(two: u32, four: u32) -> bool {
 
 /// The country codes of ITU-T E.164 (list of 2016-12-15): whether a number in international form can begin so.
 fn is_country_code(digits: &[u8]) -> bool {
-    let &[a, b, c, ..] = digits else { return false };
-    match (a, b) {
-        (1 | 7, _)
-        | (2, 0..=7)
-        | (3, 0..=9)
-        | (4, 0 | 1 | 3..=9)
-        | (5, 0..=9)
-        | (6, 0..=8)
-        | (8, 1 | 2 | 4 | 6)
-        | (9, 0..=9) => true,
-        (2, 9) => matches!(c, 0 | 1 | 7..=9),
-        (4, 2) => matches!(c, 0 | 1 | 3),
-        (6, 9) => matches!(c, 0..=2),
-        (8, 0) => matches!(c, 0 | 8),
-        (8, 5) => matches!(c, 0 | 2 | 3 | 5 | 6),
-        (8, 7) => matches!(c, 0 | 8),
-        (8, 8) => matches!(c, 0..=3 | 6 | 8),
-        _ => false,
-    }
+    let head = |n: usize| {
+        let digits = digits.iter().take(n);
+        digits.fold(0_u32, |n, d| n * 10 + u32::from(*d))
+    };
+    matches!(head(2), 10..=27 | 30..=41 | 43..=68 | 70..=79 | 81 | 82 | 84 | 86 | 90..=99)
+        || matches!(
+            head(3),
+            290 | 291 | 297..=299 | 420 | 421 | 423 | 690..=692 | 800 | 808 | 850 | 852 | 853 | 855
+                | 856 | 870 | 878 | 880..=883 | 886 | 888
+        )
 }
 
 const PHONE_WORDS: &[&str] = &[
