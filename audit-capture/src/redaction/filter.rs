@@ -4,7 +4,7 @@ use std::collections::BTreeMap;
 use std::panic::{AssertUnwindSafe, catch_unwind};
 
 use audit_core::canonical;
-use audit_core::event::{Actor, Event, Media, Payload};
+use audit_core::event::{Actor, Event, Media, PAYLOAD_BYTES_MAX, Payload, TEXT_BYTES_MAX};
 use audit_core::ingest::{Ingest, IngestKeys, REDACTION, REDACTION_COMMITMENTS};
 use audit_core::{Error, Result};
 use serde::{Deserialize, Serialize};
@@ -133,12 +133,12 @@ impl Redactor {
     pub fn new(options: Options) -> Result<Self> {
         let rules = compile(&options.rule_sets)?;
         if let Tenant::Fixed(name) = &options.tenant
-            && name.len() > audit_core::event::TEXT_BYTES_MAX
+            && name.len() > TEXT_BYTES_MAX
         {
             return Err(Error::invalid(format!(
                 "the tenant's name has {} bytes, allowed are {}",
                 name.len(),
-                audit_core::event::TEXT_BYTES_MAX
+                TEXT_BYTES_MAX
             )));
         }
         let sets = options
@@ -192,7 +192,7 @@ impl Redactor {
                 .to_owned(),
         };
         // Names beyond what a pseudonym is made of share their beginning.
-        let end = (0..=audit_core::event::TEXT_BYTES_MAX).rfind(|at| name.is_char_boundary(*at));
+        let end = (0..=TEXT_BYTES_MAX).rfind(|at| name.is_char_boundary(*at));
         name.truncate(end.unwrap_or_default());
         name
     }
@@ -372,6 +372,13 @@ impl Work<'_> {
                 };
                 self.commit(&field, &payload.bytes);
                 self.without_digest(&name);
+                // Marks may be longer than what they stand for.
+                if changed.bytes.len() > PAYLOAD_BYTES_MAX {
+                    let failure = Failure::Unreadable("too_long");
+                    self.withheld.push((field, failure));
+                    let text = withheld(failure).into_bytes();
+                    return Some(Payload::new(name, Media::Text, text));
+                }
                 if changed.decoded {
                     self.decoded.push(field);
                 }
@@ -407,16 +414,18 @@ impl Work<'_> {
         for (name, value) in given {
             let redactor = self.redactor;
             let active = redactor.active(|rule| rule.applies_to_attribute(&name));
-            let original = canonical::to_vec(&value)?;
+            let original = value.clone();
             let attempt = guarded(|| self.attribute(&active, &name, value));
             let (new_name, value, changed) = match attempt {
                 Ok(Some((new_name, value))) => {
-                    let changed = new_name != name
-                        || canonical::to_vec(&value).ok().as_ref() != Some(&original);
+                    let changed = new_name != name || value != original;
                     (new_name, value, changed)
                 }
                 Ok(None) => {
-                    self.commit(&format!("attributes/{name}"), &original);
+                    self.commit(
+                        &format!("attributes/{name}"),
+                        &canonical::to_vec(&original)?,
+                    );
                     continue;
                 }
                 Err(failure) => {
@@ -426,6 +435,7 @@ impl Work<'_> {
                 }
             };
             if changed {
+                let original = canonical::to_vec(&original)?;
                 self.commit(&format!("attributes/{new_name}"), &original);
             }
             kept.insert(new_name, value);
@@ -447,7 +457,7 @@ impl Work<'_> {
             "",
         )? {
             Left::Same => name.to_owned(),
-            Left::Text(text) if !text.is_empty() => text,
+            Left::Text(text) if text.len() <= TEXT_BYTES_MAX => text,
             _ => "[redacted]".to_owned(),
         };
         if let Some((number, rule)) = active.whole() {
@@ -662,7 +672,7 @@ impl Work<'_> {
     fn guarded_text(&mut self, active: &Active<'_>, field: &str, text: &str) -> String {
         match guarded(|| self.text(active, text, "")) {
             Ok(Left::Same) => text.to_owned(),
-            Ok(Left::Text(left)) if left.len() <= audit_core::event::TEXT_BYTES_MAX => left,
+            Ok(Left::Text(left)) if left.len() <= TEXT_BYTES_MAX => left,
             Ok(_) => "[redacted]".to_owned(),
             Err(failure) => {
                 self.withheld.push((field.to_owned(), failure));
@@ -811,4 +821,81 @@ fn is_metadata(name: &str) -> bool {
         "server.address",
     ];
     NAMES.contains(&name)
+}
+
+#[cfg(test)]
+mod tests {
+    use audit_core::event::Kind;
+    use audit_core::secret::SecretKey;
+    use audit_core::time::Timestamp;
+    use audit_core::token::IndexKey;
+    use uuid::Uuid;
+
+    use super::*;
+
+    #[test]
+    fn a_rule_that_breaks_off_lets_its_field_through() {
+        let rule = json!({"name": "own", "version": "1", "rule": [
+            {"name": "r", "detect": ["panics", "email"], "action": "mask"},
+        ]});
+        let options = Options::new(vec![serde_json::from_value(rule).unwrap()]);
+        let redactor = Redactor::new(options).unwrap();
+        let keys = IngestKeys::new(IndexKey::new(SecretKey::new([7; 32])));
+        let mut event = Event::new(Uuid::nil(), Timestamp::EPOCH, Kind::new("x").unwrap());
+        let secret = "secret, panic now";
+        event.attributes = json!({"a": secret, "b": "to a@b.org", "c": {"d": [secret]}, "n": 1})
+            .as_object()
+            .unwrap()
+            .clone();
+        event.refs.insert("r".to_owned(), secret.to_owned());
+        event.actor = Some(Actor {
+            display_name: Some(secret.to_owned()),
+            ..Actor::new(audit_core::event::ActorKind::Human, "u")
+        });
+        event.system = Some(audit_core::event::SystemRef {
+            id: secret.to_owned(),
+            version: None,
+        });
+        for (media, text) in [
+            (Media::Json, format!("{{\"x\":\"{secret}\"}}")),
+            (
+                Media::EventStream,
+                "data: {\"x\":\"secret, panic n\"}\n\ndata: {\"x\":\"ow\"}\n\n".to_owned(),
+            ),
+            (Media::Text, secret.to_owned()),
+            (Media::Multipart, format!("--b\r\n\r\n{secret}\r\n--b--")),
+        ] {
+            event.payloads = vec![Payload::new("body", media, text.into_bytes())];
+            let recorded = redactor.ingest(event.clone(), &keys).unwrap();
+            recorded.check().unwrap();
+            assert_eq!(recorded.payloads[0].bytes, b"[withheld:rule_failed]");
+            let text = format!(
+                "{:?} {:?} {:?} {:?}",
+                recorded.attributes, recorded.refs, recorded.actor, recorded.system
+            );
+            assert!(!text.contains("secret"), "{text}");
+            // What other fields hold is filtered as ever.
+            assert_eq!(recorded.attributes["b"], "to [redacted:email]");
+            assert_eq!(recorded.attributes["c"], "[withheld:rule_failed]");
+            assert_eq!(recorded.attributes["n"], 1);
+            let said = recorded.attributes[WITHHELD].to_string();
+            for field in [
+                "payloads/body",
+                "attributes/a",
+                "attributes/c",
+                "refs/r",
+                "actor",
+                "system",
+            ] {
+                assert!(
+                    said.contains(&format!("\"field\":\"{field}\",\"reason\":\"rule_failed\"")),
+                    "{said}"
+                );
+                assert!(
+                    recorded.attributes[REDACTION_COMMITMENTS][field].is_string(),
+                    "{field}"
+                );
+            }
+        }
+    }
 }

@@ -1,7 +1,6 @@
 //! Streams: each event is looked at by itself, and what goes on from one event to the next as one text.
 
 use std::collections::BTreeMap;
-use std::hash::{DefaultHasher, Hash as _, Hasher as _};
 use std::ops::Range;
 
 use super::body::Body;
@@ -99,9 +98,9 @@ fn event(
         for line in lines {
             body.plain(bytes.get(line.clone()).unwrap_or_default(), line.start)?;
             fragments.push(Fragment {
-                place: plain_place(),
+                place: PLAIN,
                 span: line,
-                name: String::new(),
+                name: 0..0,
             });
         }
         return Ok(());
@@ -125,7 +124,12 @@ fn event(
         // A string has no line end in it, so it lies in one line.
         fragments.extend(own.into_iter().filter_map(|fragment| {
             let span = back(&starts, &fragment.span).next()?;
-            Some(Fragment { span, ..fragment })
+            let name = back(&starts, &fragment.name).next().unwrap_or(0..0);
+            Some(Fragment {
+                span,
+                name,
+                ..fragment
+            })
         }));
         at = read.end;
         if read.stop.is_some() {
@@ -138,9 +142,9 @@ fn event(
                 // The last event of a stream that was cut: what it begins belongs to a text of some place, and nobody
                 // knows which.
                 fragments.push(Fragment {
-                    place: plain_place(),
+                    place: PLAIN,
                     span,
-                    name: String::new(),
+                    name: 0..0,
                 });
             }
             break;
@@ -155,11 +159,8 @@ fn event(
     Ok(())
 }
 
-fn plain_place() -> u64 {
-    let mut hash = DefaultHasher::new();
-    "plain".hash(&mut hash);
-    hash.finish()
-}
+/// Of text that is no JSON.
+const PLAIN: u64 = 0;
 
 /// The bytes of a range of joined lines, line by line.
 fn back<'l>(
@@ -202,8 +203,9 @@ fn joined(body: &mut Body<'_, '_>, bytes: &[u8], fragments: Vec<Fragment>) -> Re
             starts.push(whole.len());
             whole.push_str(&view.text);
         }
+        let name = bytes.get(fragments[0].name.clone()).unwrap_or_default();
         let place = Place {
-            name: &fragments[0].name,
+            name: std::str::from_utf8(name).unwrap_or_default(),
             number: false,
         };
         let mut hits = text::hits(&body.active, &whole, place, false)?;

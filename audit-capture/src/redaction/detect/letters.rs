@@ -1,5 +1,6 @@
 //! Numbers that have letters in them: IBAN, and the national ids of some countries.
 
+use std::ops::Range;
 use std::sync::LazyLock;
 
 use regex::Regex;
@@ -150,22 +151,62 @@ static FORMS: LazyLock<Vec<Form>> = LazyLock::new(|| {
     ]
 });
 
+/// Bytes before and behind two digits within which each of the forms lies that has them.
+const FORM_BYTES_MAX: usize = 32;
+
 pub(super) fn find(text: &str, wanted: Detectors, found: &mut Vec<Found>) {
-    if wanted.has(Detector::Iban) {
-        ibans(text, found);
+    // All of these numbers have two digits side by side, and prose has few of them.
+    let bytes = text.as_bytes();
+    let mut done = 0;
+    let mut at = 0;
+    while let Some(pair) = bytes.get(at..).and_then(two_digits) {
+        let mut end = at + pair + 2;
+        let start = (end.saturating_sub(2 + FORM_BYTES_MAX)).max(done);
+        // What follows closely is looked at together, so that nothing is looked at twice.
+        while let Some(next) = bytes
+            .get(end..bytes.len().min(end + FORM_BYTES_MAX))
+            .and_then(two_digits)
+        {
+            end += next + 2;
+        }
+        at = end;
+        let start = (start..=end).find(|n| text.is_char_boundary(*n));
+        let stop = bytes.len().min(end + FORM_BYTES_MAX);
+        let stop = (stop..=bytes.len()).find(|n| text.is_char_boundary(*n));
+        let (Some(start), Some(stop)) = (start, stop) else {
+            return;
+        };
+        done = end;
+        forms(text, start..stop, wanted, found);
     }
+}
+
+/// Where two digits stand side by side.
+fn two_digits(bytes: &[u8]) -> Option<usize> {
+    bytes
+        .windows(2)
+        .position(|w| w.iter().all(u8::is_ascii_digit))
+}
+
+/// What lies in a range of the text; the edges of the range are no edges of words.
+fn forms(text: &str, range: Range<usize>, wanted: Detectors, found: &mut Vec<Found>) {
+    if wanted.has(Detector::Iban) {
+        ibans(text, &range, found);
+    }
+    let part = text.get(range.clone()).unwrap_or_default();
     for form in FORMS.iter().filter(|f| wanted.has(f.detector)) {
-        for hit in form.written.find_iter(text) {
+        for hit in form.written.find_iter(part) {
             let value: String = hit
                 .as_str()
                 .chars()
                 .filter(char::is_ascii_alphanumeric)
                 .map(|c| c.to_ascii_uppercase())
                 .collect();
+            let range = range.start + hit.start()..range.start + hit.end();
             // The forms tell ASCII letters apart alone; `é` before one makes it a part of a word too.
-            if (form.check)(value.as_bytes()) && !is_inside(text, &hit.range()) {
+            if (form.check)(value.as_bytes()) && !is_inside(text, &range) {
                 found.push(Found {
-                    range: hit.range(),
+                    range,
                     detector: form.detector,
                     value,
                 });
@@ -176,9 +217,10 @@ pub(super) fn find(text: &str, wanted: Detectors, found: &mut Vec<Found>) {
 
 /// Wherever a country's letters and two digits begin a word, as many characters as that country's IBAN has, in groups or
 /// not.
-fn ibans(text: &str, found: &mut Vec<Found>) {
-    let bytes = text.as_bytes();
+fn ibans(text: &str, range: &Range<usize>, found: &mut Vec<Found>) {
+    let bytes = text.as_bytes().get(range.clone()).unwrap_or_default();
     for (start, window) in bytes.windows(4).enumerate() {
+        let start = range.start + start;
         let &[a, b, c, d] = window else { continue };
         if !(c.is_ascii_digit()
             && d.is_ascii_digit()

@@ -183,11 +183,11 @@ pub(crate) fn find(text: &str, place: Place<'_>, wanted: Detectors, found: &mut 
     if wanted.any(secrets::DETECTORS) && !place.number {
         secrets::find(text, wanted, found);
     }
+    if wanted.has(D::Ip) && !place.number {
+        network::addresses(text, found);
+    }
     let bytes = text.as_bytes();
     let digits = bytes.iter().filter(|b| b.is_ascii_digit()).count();
-    if wanted.has(D::Ip) && !place.number {
-        network::addresses(text, digits, found);
-    }
     if digits < 4 {
         return;
     }

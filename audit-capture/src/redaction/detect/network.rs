@@ -107,33 +107,37 @@ fn domain_of(text: &str) -> &str {
 
 /// IPv4 in four decimal numbers, IPv6 as RFC 4291 §2.2 writes it. Not found: addresses that mean no host (unspecified,
 /// loopback), and two groups around `::`, which is how programs write paths.
-pub(super) fn addresses(text: &str, digits: usize, found: &mut Vec<Found>) {
+pub(super) fn addresses(text: &str, found: &mut Vec<Found>) {
     let bytes = text.as_bytes();
-    let colons = bytes.contains(&b':') && memmem(bytes);
-    if digits < 4 && !colons {
-        return;
-    }
+    let of_run = |b: &u8| b.is_ascii_hexdigit() || matches!(b, b'.' | b':');
+    let mut done = 0;
     let mut at = 0;
-    while at < bytes.len() {
-        let run = bytes
-            .iter()
-            .skip(at)
-            .take_while(|b| b.is_ascii_hexdigit() || matches!(b, b'.' | b':'))
-            .count();
-        if run == 0 {
-            at += 1;
+    // From one dot or colon to the next, since prose has few of them between digits.
+    while let Some(next) = bytes
+        .get(at..)
+        .and_then(|rest| rest.iter().position(|b| matches!(b, b'.' | b':')))
+    {
+        let sign = at + next;
+        at = sign + 1;
+        let beside = |at: Option<usize>| at.and_then(|at| bytes.get(at)).copied();
+        let between = [beside(sign.checked_sub(1)), beside(Some(at))];
+        let needed = match bytes.get(sign) {
+            Some(b'.') => between
+                .iter()
+                .all(|b| b.is_some_and(|b| b.is_ascii_digit())),
+            _ => between
+                .iter()
+                .any(|b| b.is_some_and(|b| b.is_ascii_hexdigit() || b == b':')),
+        };
+        if !needed {
             continue;
         }
-        if run >= 3 {
-            address(text, at, at + run, found);
-        }
-        at += run;
+        let before = bytes.get(done..sign).unwrap_or_default();
+        let start = sign - before.iter().rev().take_while(|b| of_run(b)).count();
+        let end = at + bytes.iter().skip(at).take_while(|b| of_run(b)).count();
+        address(text, start, end, found);
+        (done, at) = (end, end);
     }
-}
-
-/// Whether two colons may belong to one address.
-fn memmem(bytes: &[u8]) -> bool {
-    bytes.iter().filter(|b| **b == b':').take(2).count() == 2
 }
 
 /// Looks for an address in a run of hexadecimal digits, dots and colons, without the sentence's own signs at its ends.

@@ -104,12 +104,14 @@ static BEGINNINGS: LazyLock<Regex> = LazyLock::new(|| {
     regex(&format!(r"(?-u)\b(?:{})", all.join("|")))
 });
 
-static BEARER: LazyLock<Regex> = LazyLock::new(|| regex(r"(?i-u)\bbearer[ \t]{1,4}"));
+/// In the spellings that are used: with any case of any letter there would be no literal to look for.
+static BEARER: LazyLock<Regex> =
+    LazyLock::new(|| regex(r"(?-u)\b(?:Bearer|bearer|BEARER)[ \t]{1,4}"));
 
 /// Access key ids, and secret keys behind the name that the credentials file gives them.
 static AWS: LazyLock<Regex> = LazyLock::new(|| {
     regex(
-        r#"(?-u)\b(?:AKIA|ASIA|ABIA|ACCA)[A-Z2-7]{16}\b|\b(?i:aws_?secret_?(?:access_?)?key)["'\\]{0,2}\s{0,4}[:=]{1,2}\s{0,4}["'\\]{0,2}[A-Za-z0-9/+]{40}"#,
+        r#"(?-u)\b(?:AKIA|ASIA|ABIA|ACCA)[A-Z2-7]{16}\b|\b(?:aws|AWS|Aws)_?(?i:secret_?(?:access_?)?key)["'\\]{0,2}\s{0,4}[:=]{1,2}\s{0,4}["'\\]{0,2}[A-Za-z0-9/+]{40}"#,
     )
 });
 
@@ -137,7 +139,13 @@ impl Runs {
     }
 }
 
+/// Bytes of the shortest token, Slack's.
+const BYTES_MIN: usize = 15;
+
 pub(super) fn find(text: &str, wanted: Detectors, found: &mut Vec<Found>) {
+    if text.len() < BYTES_MIN {
+        return;
+    }
     let bytes = text.as_bytes();
     let mut runs = Runs::default();
     let mut later = [Runs::default(), Runs::default()];
