@@ -8,7 +8,7 @@ use super::detect::Place;
 use super::document::Document;
 use super::rules::Compiled;
 use super::stream;
-use super::text::{self, Active, Failure, Marker, Tally, withheld};
+use super::text::{self, Active, EDITS_MAX, Failure, Marker, Tally, withheld};
 use super::view::View;
 use crate::encoding::Decoder;
 
@@ -119,9 +119,10 @@ impl<'r, 'm> Body<'r, 'm> {
         match given.media {
             Media::AwsEventStream => Err(Failure::Unreadable("aws_event_stream")),
             Media::Multipart => self.multipart(given.content_type, bytes),
+            // A stream in UTF-16 would look like text with something between its letters.
+            _ if is_binary(bytes) => Err(Failure::Unreadable("binary")),
             Media::EventStream => stream::events(self, bytes),
             Media::NdJson => stream::lines(self, bytes),
-            _ if is_binary(bytes) => Err(Failure::Unreadable("binary")),
             Media::Form => self.text(bytes, 0, Place::default(), true),
             _ if looks_streamed && !declared_stream => stream::events(self, bytes),
             Media::Json => self.json(bytes),
@@ -143,7 +144,11 @@ impl<'r, 'm> Body<'r, 'm> {
         form: bool,
     ) -> Result<(), Failure> {
         let view = View::of_bytes(bytes);
+        view.check()?;
         let hits = text::hits(&self.active, &view.text, place, form)?;
+        if self.edits.len() > EDITS_MAX {
+            return Err(Failure::TooManyHits);
+        }
         let edits = text::edits(self.marker, &mut self.tally, &hits, view.text.len());
         for edit in edits {
             let raw = view.raw(&edit.range);

@@ -7,7 +7,7 @@ use super::detect::Place;
 use super::pointer::Step;
 use super::rules::Compiled;
 use super::scan::{Stop, Token, scan};
-use super::text::{self, Active, Failure};
+use super::text::{self, Active, EDITS_MAX, Failure};
 use super::view::View;
 
 /// Members that tell one text of a stream from another, where they stand beside it or above it.
@@ -18,6 +18,9 @@ const DISCRIMINATORS: [&[u8]; 5] = [
     b"summary_index",
     b"item_id",
 ];
+
+/// Strings of a stream, and containers of one of its documents; each takes some hundred bytes while it is looked at.
+pub(super) const FRAGMENTS_MAX: usize = 2_000_000;
 
 /// A string of a document, and a number that is the same for all strings of a stream that go on from one another.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -143,7 +146,10 @@ impl<'d, 'b, 'r, 'm> Document<'d, 'b, 'r, 'm> {
         let view = View::of_json(self.bytes.get(span.clone()).unwrap_or_default());
         let active = self.applying(&[]);
         let active = active.as_ref().unwrap_or(&self.body.active);
-        match text::hits(active, &view.text, Place::default(), false) {
+        let hits = view
+            .check()
+            .and_then(|()| text::hits(active, &view.text, Place::default(), false));
+        match hits {
             Ok(hits) => {
                 let edits = text::edits(
                     self.body.marker,
@@ -269,7 +275,14 @@ impl<'d, 'b, 'r, 'm> Document<'d, 'b, 'r, 'm> {
             }
             View::of_bytes(raw)
         };
-        let hits = match text::hits(active, &view.text, place, false) {
+        let hits = view
+            .check()
+            .and_then(|()| text::hits(active, &view.text, place, false));
+        let hits = match hits {
+            Ok(_) if self.edits.len() > EDITS_MAX => {
+                self.failure = Some(Failure::TooManyHits);
+                return;
+            }
             Ok(hits) => hits,
             Err(failure) => {
                 self.failure = Some(failure);
@@ -296,6 +309,10 @@ impl<'d, 'b, 'r, 'm> Document<'d, 'b, 'r, 'm> {
     }
 
     fn open(&mut self, at: usize, object: bool) {
+        if self.frames.len() > FRAGMENTS_MAX {
+            self.failure = Some(Failure::Unreadable("too_many_fragments"));
+            return;
+        }
         if self.streamed {
             let parent = self.levels.last().map_or(usize::MAX, |l| l.frame);
             let (step, item) = self.step();
@@ -384,6 +401,8 @@ impl<'d, 'b, 'r, 'm> Document<'d, 'b, 'r, 'm> {
         {
             frame.discriminators ^= digest(&[key, raw]);
             frame.indexed |= key == b"index";
+        } else if string && self.leaves.len() > FRAGMENTS_MAX {
+            self.failure = Some(Failure::Unreadable("too_many_fragments"));
         } else if string && !raw.is_empty() {
             self.leaves.push((frame, step, span.clone(), name.clone()));
         }

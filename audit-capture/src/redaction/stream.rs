@@ -5,9 +5,9 @@ use std::ops::Range;
 
 use super::body::Body;
 use super::detect::Place;
-use super::document::{Document, Fragment};
+use super::document::{Document, FRAGMENTS_MAX, Fragment};
 use super::rules::Action;
-use super::text::{self, Failure, withheld};
+use super::text::{self, EDITS_MAX, Failure, withheld};
 use super::view::View;
 
 /// Equal fragments from this length on are a name that each event repeats, not a text that goes on.
@@ -85,6 +85,12 @@ fn event(
     data: &mut Data,
     fragments: &mut Vec<Fragment>,
 ) -> Result<(), Failure> {
+    if fragments.len() > FRAGMENTS_MAX {
+        return Err(Failure::Unreadable("too_many_fragments"));
+    }
+    if body.edits.len() > EDITS_MAX {
+        return Err(Failure::TooManyHits);
+    }
     let lines = std::mem::take(&mut data.lines);
     let Some(first) = lines.first() else {
         return Ok(());

@@ -11,6 +11,8 @@ use super::view::View;
 
 /// Hits of one text. Whoever writes more into it wants the recorder to be busy.
 const HITS_MAX: usize = 100_000;
+/// Hits of one payload.
+pub(super) const EDITS_MAX: usize = 1_000_000;
 /// Hits of the operator's patterns in one text: all matches of a pattern may take time quadratic in it.
 const PATTERN_HITS_MAX: usize = 10_000;
 /// How often escapes are decoded within what was decoded: a tool's arguments, and JSON in those.
@@ -36,6 +38,16 @@ impl Failure {
             Self::RuleFailed => "rule_failed",
             Self::Unreadable(why) => why,
         }
+    }
+}
+
+impl View<'_> {
+    /// Refuses a text whose bytes can't be told.
+    pub(super) fn check(&self) -> Result<(), Failure> {
+        if self.overflow {
+            return Err(Failure::Unreadable("too_many_escapes"));
+        }
+        Ok(())
     }
 }
 
@@ -198,6 +210,7 @@ fn nested_hits(
             if view.text == text.as_str() {
                 continue;
             }
+            view.check()?;
             let inner = view.text.clone().into_owned();
             let mut found = Vec::new();
             collect(active, &inner, place, &mut found)?;

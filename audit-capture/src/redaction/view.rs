@@ -7,6 +7,8 @@ use std::ops::Range;
 #[derive(Debug)]
 pub(super) struct View<'r> {
     pub(super) text: Cow<'r, str>,
+    /// It has more escapes than anybody writes, and the way back is not known.
+    pub(super) overflow: bool,
     /// In ascending order, without gaps; empty where text and bytes are the same.
     parts: Vec<Part>,
 }
@@ -28,20 +30,26 @@ impl Part {
     }
 }
 
+/// Parts of one view, of 32 bytes each.
+const PARTS_MAX: usize = 4 << 20;
+
 #[derive(Default)]
 struct Builder {
     text: String,
     parts: Vec<Part>,
+    overflow: bool,
 }
 
 impl Builder {
     fn push(&mut self, text: &str, raw: usize, raw_length: usize) {
         let exact = text.len() == raw_length;
+        let full = self.parts.len() >= PARTS_MAX;
         match self.parts.last_mut() {
             Some(last) if exact && last.is_exact() && last.raw + last.length == raw => {
                 last.length += raw_length;
                 last.raw_length += raw_length;
             }
+            _ if full => self.overflow = true,
             _ => self.parts.push(Part {
                 at: self.text.len(),
                 length: text.len(),
@@ -59,6 +67,7 @@ impl<'r> View<'r> {
         if let Ok(text) = std::str::from_utf8(raw) {
             return Self {
                 text: Cow::Borrowed(text),
+                overflow: false,
                 parts: Vec::new(),
             };
         }
@@ -176,6 +185,7 @@ impl<'r> View<'r> {
     pub(super) fn owned(self) -> View<'static> {
         View {
             text: Cow::Owned(self.text.into_owned()),
+            overflow: self.overflow,
             parts: self.parts,
         }
     }
@@ -184,6 +194,7 @@ impl<'r> View<'r> {
     pub(super) fn again(&self) -> View<'static> {
         View {
             text: Cow::Borrowed(""),
+            overflow: self.overflow,
             parts: self.parts.clone(),
         }
     }
@@ -223,6 +234,7 @@ impl From<Builder> for View<'_> {
     fn from(builder: Builder) -> Self {
         Self {
             text: Cow::Owned(builder.text),
+            overflow: builder.overflow,
             parts: builder.parts,
         }
     }

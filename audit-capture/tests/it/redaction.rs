@@ -66,6 +66,19 @@ fn rules(rules: Value) -> Vec<RuleSet> {
     vec![serde_json::from_value(set).unwrap()]
 }
 
+/// Once alone, for what takes its time.
+fn once_with(options: Options, event: &Event) -> Event {
+    let redactor = Redactor::new(options).unwrap();
+    let recorded = redactor.ingest(event.clone(), &IngestKeys::new(key()));
+    let recorded = recorded.unwrap();
+    recorded.check().unwrap();
+    recorded
+}
+
+fn once(event: &Event) -> Event {
+    once_with(Options::new(built_in()), event)
+}
+
 fn redacted(options: Options, event: &Event) -> Event {
     let redactor = Redactor::new(options).unwrap();
     let keys = IngestKeys::new(key());
@@ -981,24 +994,41 @@ fn hostile_bodies_break_it_or_pass() {
             Media::EventStream,
         ),
         ("data:\n".repeat(500_000), Media::EventStream),
-        ("%".repeat(3_000_000), Media::Form),
-        ("\\".repeat(3_000_000), Media::Text),
-        ("\\u00".repeat(700_000), Media::Text),
-        ("1".repeat(5_000_000), Media::Json),
-        ("+1 ".repeat(1_000_000), Media::Text),
+        ("%".repeat(1_000_000), Media::Form),
+        ("\\".repeat(1_000_000), Media::Text),
+        ("\\u00".repeat(200_000), Media::Text),
+        ("1".repeat(2_000_000), Media::Json),
+        ("+1 ".repeat(300_000), Media::Text),
         ("--x\r\n".repeat(100_000), Media::Multipart),
         ("eyJ-AKIAIOSFODNN7EXAMPLE-".repeat(100_000), Media::Text),
     ] {
         event.payloads[0] = Payload::new("response.body", media, bytes.into_bytes());
-        let recorded = record(&event);
+        let recorded = once(&event);
         let left = String::from_utf8_lossy(&recorded.payloads[0].bytes).into_owned();
         assert!(!left.contains("john.doe") && !left.contains("a@b.org"));
     }
+    // More escapes, strings and hits than anybody writes; nobody may be made to keep a map of them.
+    for (bytes, media, reason) in [
+        ("\\n\\t".repeat(3_000_000), Media::Text, "too_many_escapes"),
+        (
+            format!("[{}1]", "\"a\",".repeat(2_100_000)),
+            Media::NdJson,
+            "too_many_fragments",
+        ),
+        (
+            "{\"a\":\"b\"}\n".repeat(2_100_000),
+            Media::NdJson,
+            "too_many_fragments",
+        ),
+    ] {
+        event.payloads[0] = Payload::new("response.body", media, bytes.into_bytes());
+        assert_eq!(body(&once(&event)), format!("[withheld:{reason}]"));
+    }
     // More hits in one text than anybody may have.
-    let recorded = record(&event_of(&"a@b.org ".repeat(150_000)));
+    let recorded = once(&event_of(&"a@b.org ".repeat(150_000)));
     assert_eq!(body(&recorded), "[withheld:too_many_hits]");
     let pattern = rules(json!([{"name": "r", "patterns": ["a"], "action": "mask"}]));
-    let recorded = redacted(Options::new(pattern), &event_of(&"a".repeat(20_000)));
+    let recorded = once_with(Options::new(pattern), &event_of(&"a".repeat(20_000)));
     assert_eq!(body(&recorded), "[withheld:too_many_hits]");
 }
 

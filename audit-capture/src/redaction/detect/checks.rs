@@ -145,6 +145,10 @@ pub(super) fn fr_nir(text: &[u8]) -> bool {
         }
         digits[5] = 1;
     }
+    // Months beyond twelve stand for what isn't known, but not these.
+    if matches!((digits[3], digits[4]), (0, 0) | (1, 3..=9)) {
+        return false;
+    }
     let number = |part: &[u64]| part.iter().fold(0, |n, d| n * 10 + d);
     let (body, key) = digits.split_at(13);
     97 - number(body) % 97 == number(key)

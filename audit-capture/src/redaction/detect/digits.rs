@@ -56,12 +56,13 @@ pub(super) fn find(context: &Context<'_>, wanted: Detectors, found: &mut Vec<Fou
     });
 }
 
-/// What may stand between two runs of one number.
+/// What may stand between two runs of one number; some of it has no width.
 fn is_separator(c: char) -> bool {
     matches!(
         c,
-        ' ' | '-' | '.' | '/' | '(' | ')' | '\u{a0}' | '\u{2009}' | '\u{202f}' | '\u{2010}'
-            ..='\u{2013}'
+        ' ' | '-' | '.' | '/' | '(' | ')'
+            | '\u{a0}' | '\u{ad}' | '\u{2009}' | '\u{200b}'..='\u{200d}'
+            | '\u{2010}'..='\u{2013}' | '\u{202f}' | '\u{2060}' | '\u{feff}'
     )
 }
 
@@ -284,8 +285,7 @@ fn numbers(context: &Context<'_>, window: &Window<'_>, wanted: Detectors, found:
             nine[9 - window.length..].copy_from_slice(digits);
             if checks::nl_bsn(&nine) {
                 const WORDS: &[&str] = &["bsn", "burgerservice", "burger service", "sofi"];
-                let dotted = grouped(&[4, 2, 3], &["."]) || grouped(&[3, 3, 3], &["."]);
-                if window.length == 9 && dotted || named(WORDS) {
+                if named(WORDS) && !window.is_decimal() {
                     push(Detector::NlBsn);
                 }
             }
@@ -326,7 +326,7 @@ fn numbers(context: &Context<'_>, window: &Window<'_>, wanted: Detectors, found:
         {
             push(Detector::ChAhv);
         }
-        15 if (lengths.len() > 1 || bare_id || named(&["nir", "insee", "sécu", "secu"]))
+        15 if (lengths == [13, 2] || bare_id || named(&["nir", "insee", "sécu", "secu"]))
             && matches!(digits[0], 1..=4 | 7 | 8)
             && checks::fr_nir(window.text().as_bytes()) =>
         {
@@ -347,7 +347,7 @@ fn numbers(context: &Context<'_>, window: &Window<'_>, wanted: Detectors, found:
             "credit",
         ];
         let form = match lengths.as_slice() {
-            [13..=19] => true,
+            [13..=16] => true,
             [4, 4, 4, 4] | [4, 4, 4, 4, 1..=3] | [4, 6, 4 | 5] | [4, 4, 5] | [6, 7..=13] => {
                 separator.is_some_and(|s| s != "." && s != "/")
             }
@@ -476,6 +476,10 @@ fn phone(context: &Context<'_>, cluster: &Cluster<'_>, found: &mut Vec<Found>) {
     let Some(lead) = cluster.runs.first().filter(|_| count > first) else {
         return;
     };
+    // `+262143-01-01T01`: what goes on in letters is no number of a telephone.
+    if cluster.glued_right {
+        return;
+    }
     let mut push = |from: usize, runs: Range<usize>, value: String| {
         let end = cluster.runs.get(runs.end - 1).map_or(from, |r| r.end);
         found.push(Found {
@@ -545,7 +549,13 @@ fn phone(context: &Context<'_>, cluster: &Cluster<'_>, found: &mut Vec<Found>) {
     let date = date
         && cluster.separator(first) != " "
         && cluster.separator(first) == cluster.separator(first + 1);
+    // `09 2013 -0900`, and `R-03371-37637`.
+    let year = lengths.starts_with(&[2, 4]) && matches!(digits.get(2..4), Some([1, 9] | [2, 0]));
+    let before = bytes.get(..cluster.start).unwrap_or_default();
+    let part = matches!(before, [.., letter, b'-'] if letter.is_ascii_alphanumeric());
     let trunk = matches!(digits.as_slice(), [0, 1..=9, ..])
+        && !year
+        && !part
         && (2..=6).contains(&lengths[0])
         && lengths.len() >= 2
         && lengths.len() <= 6

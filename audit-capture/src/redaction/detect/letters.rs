@@ -203,6 +203,11 @@ fn forms(text: &str, range: Range<usize>, wanted: Detectors, found: &mut Vec<Fou
                 .map(|c| c.to_ascii_uppercase())
                 .collect();
             let range = range.start + hit.start()..range.start + hit.end();
+            // The fraction of a second, and its zone: `05.12345678Z`.
+            let before = text.as_bytes().get(..range.start).unwrap_or_default();
+            if matches!(before, [.., b'0'..=b'9', b'.' | b',']) {
+                continue;
+            }
             // The forms tell ASCII letters apart alone; `é` before one makes it a part of a word too.
             if (form.check)(value.as_bytes()) && !is_inside(text, &range) {
                 found.push(Found {

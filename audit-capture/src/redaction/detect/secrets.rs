@@ -115,6 +115,9 @@ static AWS: LazyLock<Regex> = LazyLock::new(|| {
     )
 });
 
+/// An RSA key of 16,384 bits has 12.6 KB.
+const PEM_BYTES_MAX: usize = 16 * 1024;
+
 static PEM_BEGIN: LazyLock<Regex> =
     LazyLock::new(|| regex(r"(?-u)-----BEGIN [A-Z0-9 ]{0,40}PRIVATE KEY(?: BLOCK)?-----"));
 static PEM_END: LazyLock<Regex> =
@@ -207,10 +210,14 @@ pub(super) fn find(text: &str, wanted: Detectors, found: &mut Vec<Found>) {
     }
     let mut at = 0;
     while let Some(begin) = PEM_BEGIN.find_at(text, at) {
-        // One that is cut off goes to the end of the text.
-        at = PEM_END
-            .find_at(text, begin.end())
-            .map_or(text.len(), |end| end.end());
+        // Of one that is cut off as much goes as a key may have.
+        at = match PEM_END.find_at(text, begin.end()) {
+            Some(end) => end.end(),
+            None => (begin.end()..=begin.end() + PEM_BYTES_MAX)
+                .rev()
+                .find(|at| text.is_char_boundary(*at))
+                .unwrap_or(text.len()),
+        };
         push(Detector::PrivateKey, begin.start(), at);
     }
 }
