@@ -46,16 +46,17 @@ pub struct Config {
 }
 
 impl Config {
-    /// The defaults: `OpenAI` and Anthropic, on a free port of loopback.
+    /// The defaults: every provider that serves everybody at one place
+    /// ([`audit_capture::base_urls`]), on a free port of loopback.
     #[must_use]
     pub fn new(reporter: Arc<dyn Reporter>) -> Self {
         let known = |base: &str| Upstream::new(base).expect("the constant is a base URL");
         Self {
             listen: SocketAddr::from((Ipv4Addr::LOCALHOST, 0)),
-            upstreams: BTreeMap::from([
-                ("anthropic".to_owned(), known("https://api.anthropic.com")),
-                ("openai".to_owned(), known("https://api.openai.com")),
-            ]),
+            upstreams: audit_capture::base_urls()
+                .into_iter()
+                .map(|(name, base)| (name.to_owned(), known(base)))
+                .collect(),
             system: None,
             limits: Limits::default(),
             system_roots: true,

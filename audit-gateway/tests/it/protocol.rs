@@ -32,7 +32,10 @@ async fn unknown_prefixes_are_told_the_known_ones() {
             "{path}"
         );
         let message = answer.json()["error"]["message"].to_string();
-        assert!(message.contains("/anthropic/, /openai/"), "{message}");
+        assert!(
+            message.contains("/anthropic/, /avian/, ") && message.contains(", /openai/, "),
+            "{message}"
+        );
     }
     let star = exchange(bench.address, b"OPTIONS * HTTP/1.1\r\nHost: h\r\n\r\n").await;
     assert_eq!(star.code(), "unknown_upstream");
