@@ -17,7 +17,8 @@ use crate::session::AuditSession;
 #[derive(Debug, Clone)]
 #[non_exhaustive]
 pub struct CallRequest {
-    /// What the service calls the provider: `openai`, `anthropic`, or a name of its own, if the API is one of theirs.
+    /// What the service calls the provider: `openai`, `anthropic`, `bedrock` …, or a name of its own, if its paths are those of
+    /// one that is known.
     pub provider: String,
     /// `POST`
     pub method: String,
