@@ -157,9 +157,8 @@ impl fmt::Debug for Api {
 
 /// Tells the API of a request.
 ///
-/// `provider_hint` is what the operator calls the upstream, such as `openai`; it wins over `host`, and both win over the
-/// path, which alone decides for an upstream that isn't known: many servers speak a known format under a name of their
-/// own. `path` may carry a query, a prefix (`/proxy/v1/messages`) or a whole URL.
+/// `provider_hint` is what the operator calls the upstream, such as `openai`; it wins over `host`. Where neither is known, or
+/// the provider isn't known for such a path, the path alone decides the format: many servers speak a known one. `path` may carry a query, a prefix (`/proxy/v1/messages`) or a whole URL.
 #[must_use]
 pub fn detect(provider_hint: Option<&str>, host: Option<&str>, method: &str, path: &str) -> Api {
     let (authority, path) = split_target(path);
@@ -174,17 +173,19 @@ pub fn detect(provider_hint: Option<&str>, host: Option<&str>, method: &str, pat
     if named.is_empty() {
         named = host.as_deref().map(provider::by_host).unwrap_or_default();
     }
-    if let Some(first) = named.first() {
-        // A host may serve the APIs of several, such as Azure's: the first that knows the path counts.
-        let found = named
-            .iter()
-            .find_map(|p| Some((p, route(p.routes, method, &segments)?)));
-        return match found {
-            Some((provider, route)) => api(provider.name, Some(route)),
-            None => api(first.name, None),
-        };
+    // A host may serve the APIs of several, such as Azure's: the first that knows the path counts.
+    let of_its_own = named
+        .iter()
+        .find_map(|p| Some((p.name, route(p.routes, method, &segments)?)));
+    if let Some((name, route)) = of_its_own {
+        return api(name, Some(route));
     }
-    let name = hint.map(str::to_owned).or(host).unwrap_or_default();
+    let name = named
+        .first()
+        .map(|p| p.name.to_owned())
+        .or_else(|| hint.map(str::to_owned))
+        .or(host)
+        .unwrap_or_default();
     for provider in provider::ALL {
         if let Some(route) = route(provider.by_path, method, &segments) {
             let name = if name.is_empty() {

@@ -485,6 +485,9 @@ fn a_provider_is_taken_for_another() {
         ),
         ("127.0.0.1:11434", "/api/embed", "127.0.0.1", Embeddings),
         ("api.groq.com", "/openai/v1/chat/completions", "groq", Chat),
+        // An API that a provider isn't known for, in a format that is.
+        ("api.groq.com", "/v1/messages", "groq", Messages),
+        ("api.together.xyz", "/v1/files", "together", Other),
         ("api.x.ai", "/v1/responses", "x_ai", Responses),
         ("api.deepseek.com", "/chat/completions", "deepseek", Chat),
         (
