@@ -50,6 +50,8 @@ pub(super) struct Body<'r, 'm> {
     pub(super) keep_unreadable: bool,
     /// Parts that can't be read, and were not recorded.
     pub(super) withheld: Vec<Failure>,
+    /// Values that say a text once more, in tokens.
+    pub(super) echoes: Vec<Range<usize>>,
 }
 
 impl<'r, 'm> Body<'r, 'm> {
@@ -67,6 +69,7 @@ impl<'r, 'm> Body<'r, 'm> {
             edits: Vec::new(),
             keep_unreadable,
             withheld: Vec::new(),
+            echoes: Vec::new(),
         }
     }
 
@@ -102,6 +105,14 @@ impl<'r, 'm> Body<'r, 'm> {
     fn changed(&mut self, bytes: &[u8], decoded: bool) -> Option<Changed> {
         if self.edits.is_empty() {
             return None;
+        }
+        // Something was found: the same text in tokens, or in their numbers, would give it away.
+        let echoes = std::mem::take(&mut self.echoes);
+        for echo in echoes.into_iter().filter(|_| !self.tally.is_empty()) {
+            let failure = Failure::Unreadable("tokens");
+            self.withheld.push(failure);
+            let mark = format!("\"{}\"", withheld(failure));
+            self.edits.push((echo, mark.into_bytes()));
         }
         Some(Changed {
             bytes: text::apply(bytes, std::mem::take(&mut self.edits)),
@@ -168,6 +179,7 @@ impl<'r, 'm> Body<'r, 'm> {
         while at < bytes.len() && !bytes.get(at..).unwrap_or_default().trim_ascii().is_empty() {
             let read = Document::read(self, bytes, at, None)?;
             self.edits.extend(read.edits);
+            self.echoes.extend(read.echoes);
             if read.stop.is_none() {
                 at = read.end;
             } else {
@@ -276,6 +288,10 @@ impl<'r, 'm> Body<'r, 'm> {
                 (offset + range.start..offset + range.end, with)
             };
             self.edits.extend(inner.edits.into_iter().map(moved));
+            self.withheld.extend(inner.withheld);
+            let echoes = inner.echoes.into_iter();
+            self.echoes
+                .extend(echoes.map(|e| offset + e.start..offset + e.end));
             return Ok(());
         }
         self.plain(bytes, offset)
@@ -292,7 +308,7 @@ impl<'r, 'm> Body<'r, 'm> {
 }
 
 /// Whether no text of any encoding that keeps ASCII looks so: it has control characters that no text has.
-fn is_binary(bytes: &[u8]) -> bool {
+pub(super) fn is_binary(bytes: &[u8]) -> bool {
     bytes
         .iter()
         .any(|b| *b < 0x20 && !matches!(b, b'\t' | b'\n' | b'\r' | 0x0b | 0x0c | 0x1b | 0x08))

@@ -2,12 +2,16 @@
 
 use std::ops::Range;
 
-use super::body::Body;
+use base64::Engine as _;
+use base64::alphabet;
+use base64::engine::{DecodePaddingMode, GeneralPurpose, GeneralPurposeConfig};
+
+use super::body::{Body, is_binary};
 use super::detect::Place;
 use super::pointer::Step;
 use super::rules::Compiled;
 use super::scan::{Stop, Token, scan};
-use super::text::{self, Active, EDITS_MAX, Failure};
+use super::text::{self, Active, EDITS_MAX, Failure, Hit, withheld};
 use super::view::View;
 
 /// Members that tell one text of a stream from another, where they stand beside it or above it.
@@ -18,6 +22,37 @@ const DISCRIMINATORS: [&[u8]; 5] = [
     b"summary_index",
     b"item_id",
 ];
+
+/// Members whose value is a file, an image or audio as base64.
+const ENCODED: [&[u8]; 7] = [
+    b"data",
+    b"delta",
+    b"b64_json",
+    b"file_data",
+    b"image_base64",
+    b"partial_image_b64",
+    b"blob",
+];
+
+/// Takes base64 as everybody writes it.
+const LENIENT: GeneralPurpose = GeneralPurpose::new(
+    &alphabet::STANDARD,
+    GeneralPurposeConfig::new()
+        .with_decode_allow_trailing_bits(true)
+        .with_decode_padding_mode(DecodePaddingMode::Indifferent),
+);
+
+/// What was found in what a string encodes, and the mark for all of it.
+type Inside = Result<Option<(Vec<Hit>, String)>, Failure>;
+
+/// Base64 from which on a string is looked at as such.
+const ENCODED_BYTES_MIN: usize = 64;
+
+/// Members that repeat a text token by token, with what else might have stood there.
+const ECHOES: [&[u8]; 3] = [b"logprobs", b"logprobsResult", b"top_logprobs"];
+
+/// Members that repeat a text in the numbers of its tokens.
+const NUMBERS: [&[u8]; 4] = [b"context", b"token_ids", b"prompt_token_ids", b"tokens"];
 
 /// Strings of a stream, and containers of one of its documents; each takes some hundred bytes while it is looked at.
 pub(super) const FRAGMENTS_MAX: usize = 2_000_000;
@@ -35,6 +70,8 @@ pub(super) struct Fragment {
 #[derive(Debug)]
 pub(super) struct Read {
     pub(super) edits: Vec<(Range<usize>, Vec<u8>)>,
+    /// Values that say a text once more, in tokens.
+    pub(super) echoes: Vec<Range<usize>>,
     /// Behind its last byte, or where it is broken.
     pub(super) end: usize,
     pub(super) stop: Option<Stop>,
@@ -67,6 +104,9 @@ pub(super) struct Document<'d, 'b, 'r, 'm> {
     /// A value that is taken whole.
     taken: Option<(usize, usize, usize, &'r Compiled)>,
     edits: Vec<(Range<usize>, Vec<u8>)>,
+    /// Where one begins that is open, and those that were.
+    echo: Option<(usize, usize)>,
+    echoes: Vec<Range<usize>>,
     failure: Option<Failure>,
     /// Of a stream: its containers, and its strings with their frame and name.
     streamed: bool,
@@ -89,6 +129,8 @@ impl<'d, 'b, 'r, 'm> Document<'d, 'b, 'r, 'm> {
             inside: Vec::new(),
             taken: None,
             edits: Vec::new(),
+            echo: None,
+            echoes: Vec::new(),
             failure: None,
             streamed: fragments.is_some(),
             frames: Vec::new(),
@@ -107,11 +149,15 @@ impl<'d, 'b, 'r, 'm> Document<'d, 'b, 'r, 'm> {
             let rest = end.unwrap_or_else(Stop::at);
             document.take(start..rest, number, rule);
         }
+        if let Some((_, start)) = document.echo.take() {
+            document.echoes.push(start..end.unwrap_or_else(Stop::at));
+        }
         if let Some(fragments) = fragments {
             document.fragments(fragments);
         }
         Ok(Read {
             edits: document.edits,
+            echoes: document.echoes,
             end: end.unwrap_or_else(Stop::at),
             stop: end.err(),
         })
@@ -257,6 +303,24 @@ impl<'d, 'b, 'r, 'm> Document<'d, 'b, 'r, 'm> {
             return;
         }
         let active = active.unwrap_or(&self.body.active);
+        if string && let Some(read) = self.encoded(raw, &name, active) {
+            match read {
+                Ok(Some((hits, mark))) => {
+                    for hit in hits {
+                        let count = self.body.tally.entry((hit.rule, hit.label));
+                        *count.or_default() += 1;
+                    }
+                    self.edits.push((span.clone(), mark.into()));
+                }
+                Err(failure @ Failure::Unreadable(_)) if !self.body.keep_unreadable => {
+                    self.body.withheld.push(failure);
+                    self.edits.push((span.clone(), withheld(failure).into()));
+                }
+                Ok(None) | Err(Failure::Unreadable(_)) => {}
+                Err(failure) => self.failure = Some(failure),
+            }
+            return;
+        }
         let place = Place {
             name: self
                 .bytes
@@ -308,7 +372,77 @@ impl<'d, 'b, 'r, 'm> Document<'d, 'b, 'r, 'm> {
         }
     }
 
+    /// What is in a string that is base64 of something: a file, an image, audio. Nothing if it isn't.
+    fn encoded(&self, raw: &[u8], name: &Range<usize>, active: &Active<'_>) -> Option<Inside> {
+        if raw.len() < ENCODED_BYTES_MIN || active.is_idle() {
+            return None;
+        }
+        let start = raw.get(..128.min(raw.len())).unwrap_or_default();
+        let url = start
+            .get(..5)
+            .is_some_and(|s| s.eq_ignore_ascii_case(b"data:"))
+            .then(|| {
+                start
+                    .windows(8)
+                    .position(|w| w.eq_ignore_ascii_case(b";base64,"))
+            })
+            .flatten();
+        let name = self.bytes.get(name.clone()).unwrap_or_default();
+        let base64 = match url {
+            Some(at) => raw.get(at + 8..)?,
+            None if ENCODED.contains(&name) => raw,
+            None => return None,
+        };
+        // Slashes may be escaped in JSON, and lines broken.
+        let mut base64: Vec<u8> = View::of_json(base64)
+            .text
+            .bytes()
+            .filter(|b| !matches!(b, b'=' | b'\n' | b'\r'))
+            .map(|b| match b {
+                b'-' => b'+',
+                b'_' => b'/',
+                other => other,
+            })
+            .collect();
+        // One that is cut off has a character too many.
+        if base64.len() % 4 == 1 {
+            base64.pop();
+        }
+        let unreadable = Failure::Unreadable("base64");
+        let Ok(bytes) = LENIENT.decode(&base64) else {
+            return url.map(|_| Err(unreadable));
+        };
+        if is_binary(&bytes) || std::str::from_utf8(&bytes).is_err() {
+            return Some(Err(unreadable));
+        }
+        let view = View::of_bytes(&bytes);
+        let hits = match text::hits(active, &view.text, Place::default(), false) {
+            Ok(hits) => hits,
+            Err(failure) => return Some(Err(failure)),
+        };
+        let mark = hits.first().map(|hit| format!("[redacted:{}]", hit.label));
+        Some(Ok(mark.map(|mark| (hits, mark))))
+    }
+
+    /// Whether the value that begins here says in tokens what stands elsewhere as text.
+    fn is_echo(&self, at: usize, object: bool) -> bool {
+        let Some(level) = self.levels.last().filter(|l| l.object) else {
+            return false;
+        };
+        let name = self.bytes.get(level.key.clone()).unwrap_or_default();
+        let rest = self
+            .bytes
+            .get(at + 1..)
+            .unwrap_or_default()
+            .trim_ascii_start();
+        ECHOES.contains(&name)
+            || (!object && NUMBERS.contains(&name) && rest.first().is_some_and(u8::is_ascii_digit))
+    }
+
     fn open(&mut self, at: usize, object: bool) {
+        if self.echo.is_none() && self.is_echo(at, object) {
+            self.echo = Some((self.levels.len(), at));
+        }
         if self.frames.len() > FRAGMENTS_MAX {
             self.failure = Some(Failure::Unreadable("too_many_fragments"));
             return;
@@ -355,6 +489,12 @@ impl<'d, 'b, 'r, 'm> Document<'d, 'b, 'r, 'm> {
             self.take(start..end, number, rule);
         }
         self.inside.retain(|(level, _, _)| *level < depth);
+        if let Some((level, start)) = self.echo
+            && level == depth
+        {
+            self.echo = None;
+            self.echoes.push(start..end);
+        }
         self.next_item();
     }
 

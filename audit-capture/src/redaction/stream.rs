@@ -127,6 +127,9 @@ fn event(
         let mut own = Vec::new();
         let read = Document::read(body, &whole, at, Some(&mut own))?;
         edits.extend(read.edits);
+        for echo in &read.echoes {
+            body.echoes.extend(back(&starts, echo));
+        }
         // A string has no line end in it, so it lies in one line.
         fragments.extend(own.into_iter().filter_map(|fragment| {
             let span = back(&starts, &fragment.span).next()?;

@@ -72,7 +72,7 @@ impl<'r> Active<'r> {
     }
 
     /// Looks for nothing inside of texts.
-    fn is_idle(&self) -> bool {
+    pub(super) fn is_idle(&self) -> bool {
         self.detectors.is_empty() && !self.patterns
     }
 

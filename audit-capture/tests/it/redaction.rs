@@ -960,6 +960,91 @@ fn rules_that_overlap_leave_a_rest() {
 }
 
 #[test]
+fn tokens_say_what_the_text_does_not() {
+    let with_logprobs = |text: &str| {
+        json!({"choices": [{"index": 0, "message": {"content": text},
+            "logprobs": {"content": [{"token": "jo", "bytes": [106, 111]}, {"token": "hn.doe@example", "top_logprobs": []}]}}],
+            "context": [1, 2, 3], "tokens": {"input": 7}})
+        .to_string()
+    };
+    let recorded = record(&with(Media::Json, with_logprobs(EMAIL).as_bytes()));
+    let kept: Value = serde_json::from_str(&body(&recorded)).unwrap();
+    assert_eq!(kept["choices"][0]["logprobs"], "[withheld:tokens]");
+    assert_eq!(kept["context"], "[withheld:tokens]");
+    assert_eq!(kept["tokens"]["input"], 7);
+    assert_eq!(recorded.attributes[WITHHELD][0]["count"], 2);
+    let clean = with_logprobs("nobody");
+    assert_eq!(body(&record(&with(Media::Json, clean.as_bytes()))), clean);
+    let stream = format!(
+        "data: {}\n\ndata: {}\n\n",
+        json!({"choices": [{"index": 0, "delta": {"content": "john.doe@"}, "logprobs": {"content": [{"token": "john"}]}}]}),
+        json!({"choices": [{"index": 0, "delta": {"content": "example.org"}, "logprobs": {"content": [{"token": "example"}]}}]}),
+    );
+    let recorded = body(&record(&with(Media::EventStream, stream.as_bytes())));
+    assert!(
+        !recorded.contains("john") && !recorded.contains("example"),
+        "{recorded}"
+    );
+    assert!(well_formed(Media::EventStream, recorded.as_bytes()));
+}
+
+#[test]
+fn a_file_in_a_string_passes() {
+    use base64::Engine as _;
+    use base64::engine::general_purpose::{STANDARD, URL_SAFE};
+    let text =
+        format!("Dear patient, we write to you at {EMAIL} because of your last visit to the ward.");
+    let image = [b"\x89PNG\r\n\x1a\n\0\0".as_slice(), &[0xff; 90]].concat();
+    let one = |name: &str, value: &str, options: Options| {
+        let given = json!({"x": {name: value}}).to_string();
+        let recorded = redacted(options, &with(Media::Json, given.as_bytes()));
+        let kept: Value = serde_json::from_str(&body(&recorded)).unwrap();
+        (kept["x"][name].as_str().unwrap().to_owned(), recorded)
+    };
+    let on = || Options::new(built_in());
+    for (name, prefix) in [
+        ("data", ""),
+        ("file_data", "data:text/plain;base64,"),
+        ("anything", "data:text/plain;charset=utf-8;BASE64,"),
+    ] {
+        let (kept, recorded) = one(name, &format!("{prefix}{}", STANDARD.encode(&text)), on());
+        assert_eq!(kept, "[redacted:email]");
+        assert_eq!(hits(&recorded), [("email".to_owned(), 1)]);
+        let clean = format!(
+            "{prefix}{}",
+            URL_SAFE.encode("nothing of anybody, ".repeat(9))
+        );
+        assert_eq!(one(name, &clean, on()).0, clean);
+        let given = format!("{prefix}{}", STANDARD.encode(&image));
+        let (kept, recorded) = one(name, &given, on());
+        assert_eq!(kept, "[withheld:base64]");
+        assert_eq!(recorded.attributes[WITHHELD][0]["reason"], "base64");
+        let mut keep = on();
+        keep.unreadable = Unreadable::Keep;
+        assert_eq!(one(name, &given, keep).0, given);
+    }
+    // Broken into lines, and cut off.
+    let lines = STANDARD
+        .encode(&image)
+        .as_bytes()
+        .chunks(40)
+        .map(|l| std::str::from_utf8(l).unwrap().to_owned() + "\r\n")
+        .collect::<String>();
+    for given in [lines.as_str(), STANDARD.encode(&image).get(..89).unwrap()] {
+        assert_eq!(one("data", given, on()).0, "[withheld:base64]");
+    }
+    // What has no name for it is text: signatures and the like.
+    let given = STANDARD.encode(&image);
+    assert_eq!(one("signature", &given, on()).0, given);
+    let words = "a text that is no base64, since it has blanks in it, and a point.".to_owned();
+    assert_eq!(one("data", &words, on()).0, words);
+    assert_eq!(
+        one("data", &format!("{words} {EMAIL}"), on()).0,
+        format!("{words} {}", pseudonym("email", EMAIL))
+    );
+}
+
+#[test]
 fn the_digest_of_a_body_gives_away_what_was_taken_out() {
     let mut event = with(Media::Text, EMAIL.as_bytes());
     event
