@@ -326,6 +326,15 @@ pub fn exchange(
     }
 }
 
+/// A whole body as it was before its `Content-Encoding`. The answer is empty where nothing can be read, and says why where
+/// not all of it can.
+///
+/// What is recorded is the body as it was sent; this is for whoever reads it. At most [`BODY_BYTES_MAX`] bytes.
+#[must_use]
+pub fn decoded_body(headers: &[(String, Vec<u8>)], body: &[u8]) -> (Vec<u8>, Option<String>) {
+    decoded(headers, body)
+}
+
 /// Undoes the content encoding of a whole body.
 fn decoded(headers: &[(String, Vec<u8>)], body: &[u8]) -> (Vec<u8>, Option<String>) {
     let mut decoder = Decoder::new(&head::list(headers, "content-encoding"));

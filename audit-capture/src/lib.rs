@@ -73,7 +73,7 @@ pub use api::{Api, Operation, detect};
 pub use encoding::DECODED_BYTES_MAX;
 pub use exchange::{
     Answered, Asked, EXCHANGE_VERSION, Exchange, Media, Message, Part, Tokens, ToolDefinition,
-    exchange,
+    decoded_body, exchange,
 };
 pub use framing::{eventstream, json_array, ndjson, sse};
 pub use head::{RequestHead, ResponseHead};

@@ -413,6 +413,9 @@ pub(crate) struct ShowArgs {
     /// Write one payload's bytes to stdout, as they were recorded, and nothing else
     #[arg(long, value_name = "NAME")]
     pub(crate) payload: Option<String>,
+    /// Undo its content encoding (gzip, br, zstd, deflate); what was recorded stays as it was sent
+    #[arg(long, requires = "payload")]
+    pub(crate) decoded: bool,
     /// Write the canonical entry to stdout, as it is hashed, and nothing else
     #[arg(long, conflicts_with = "payload")]
     pub(crate) entry: bool,

@@ -35,16 +35,23 @@ pub(crate) fn effective(
         .into_iter()
         .map(|(name, url)| (name.to_owned(), UpstreamFile::from(url)))
         .collect();
+    let listen = listen
+        .or(settings.serve.listen.as_deref())
+        .unwrap_or(LISTEN);
+    // What listens to others must not lead them to this machine's own servers unless somebody says so.
+    let to_others = listen
+        .parse::<SocketAddr>()
+        .is_ok_and(|address| !address.ip().is_loopback());
+    if to_others {
+        all.retain(|_, upstream| !upstream.url().starts_with("http://127."));
+    }
     all.extend(settings.serve.upstreams.clone());
     for text in upstreams {
         let (name, url) = super::pair("--upstream", text)?;
         all.insert(name.to_owned(), UpstreamFile::from(url));
     }
     Ok(Effective {
-        listen: listen
-            .or(settings.serve.listen.as_deref())
-            .unwrap_or(LISTEN)
-            .to_owned(),
+        listen: listen.to_owned(),
         upstreams: all,
     })
 }

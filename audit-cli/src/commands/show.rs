@@ -50,8 +50,23 @@ pub(crate) async fn run(context: &Context, args: &ShowArgs) -> Result<u8> {
                     }
                 ))
             })?;
-        output::bytes(&payload.bytes)?;
-        return Ok(0);
+        if !args.decoded {
+            output::bytes(&payload.bytes)?;
+            return Ok(0);
+        }
+        let place = match name.as_str() {
+            "request.body" => "http.request.header",
+            _ => "http.response.header",
+        };
+        let headers = exchange::headers(&opened.event, place);
+        let (decoded, why) = audit_capture::decoded_body(&headers, &payload.bytes);
+        output::bytes(&decoded)?;
+        return match why {
+            None => Ok(0),
+            Some(why) => Err(CliError::new(format!(
+                "not all of it can be decoded: {why}"
+            ))),
+        };
     }
     if args.exchange {
         let found = exchange::of(&reader, &record).await?;

@@ -309,3 +309,31 @@ fn an_exported_log_verifies_elsewhere() {
     host.run(["export", "broken.bundle"]).fails(1, "");
     assert!(!names(&host.work()).contains(&"broken.bundle".to_owned()));
 }
+
+#[test]
+fn a_compressed_body_is_shown_as_it_was_sent_only() {
+    let host = Host::with_log();
+    // `{"text":"decoded"}`, by gzip.
+    let sent: &[u8] = &[
+        0x1f, 0x8b, 0x8, 0x0, 0x0, 0x0, 0x0, 0x0, 0x2, 0x3, 0xab, 0x56, 0x2a, 0x49, 0xad, 0x28,
+        0x51, 0xb2, 0x52, 0x4a, 0x49, 0x4d, 0xce, 0x4f, 0x49, 0x4d, 0x51, 0xaa, 0x5, 0x0, 0xb2,
+        0xdb, 0x23, 0x79, 0x12, 0x0, 0x0, 0x0,
+    ];
+    fs::write(host.path("body.gz"), sent).unwrap();
+    let headers = r#"http.response.header=[["Content-Encoding","gzip"]]"#;
+    host.run([
+        "emit",
+        "llm.response",
+        "--attr",
+        headers,
+        "--payload",
+        "response.body=body.gz",
+    ])
+    .exits(0);
+    let show = ["show", "3", "--payload", "response.body"];
+    let output = host.command(show).output().unwrap();
+    assert_eq!(output.stdout, sent);
+    let decoded = host.run(show.iter().chain(&["--decoded"])).exits(0);
+    assert_eq!(decoded.text(), r#"{"text":"decoded"}"#);
+    host.run(["show", "3", "--decoded"]).fails(2, "--payload");
+}

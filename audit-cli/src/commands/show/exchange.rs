@@ -136,7 +136,17 @@ fn view(request: Option<&Event>, response: Option<&Event>) -> Value {
     shown
 }
 
-fn headers(event: &Event, name: &str) -> Vec<(String, Vec<u8>)> {
+/// The headers that say how a recorded body is to be read.
+pub(super) fn headers(event: &Event, name: &str) -> Vec<(String, Vec<u8>)> {
+    let body = match name {
+        "http.request.header" => "payloads/request.body",
+        _ => "payloads/response.body",
+    };
+    // Where redaction found something in a compressed body, it is recorded decoded; the header still says what was sent.
+    let decoded = event.attributes.get("audit.redaction.decoded");
+    let decoded = decoded
+        .and_then(Value::as_array)
+        .is_some_and(|fields| fields.iter().any(|field| field == body));
     let pairs = event.attributes.get(name).and_then(Value::as_array);
     pairs
         .into_iter()
@@ -145,6 +155,7 @@ fn headers(event: &Event, name: &str) -> Vec<(String, Vec<u8>)> {
             let name = pair.get(0)?.as_str()?.to_owned();
             Some((name, kept_bytes(pair.get(1)?.as_str()?)))
         })
+        .filter(|(name, _)| !(decoded && name.eq_ignore_ascii_case("content-encoding")))
         .collect()
 }
 
