@@ -27,6 +27,8 @@ pub struct Resident {
     pub rss: u64,
     /// What it alone holds: heap and stacks.
     pub anonymous: u64,
+    /// The most that it has held at any time.
+    pub peak: u64,
 }
 
 impl Running {
@@ -174,6 +176,7 @@ impl Running {
         Ok(Resident {
             rss: kib("VmRSS:")?,
             anonymous: kib("RssAnon:")?,
+            peak: kib("VmHWM:")?,
         })
     }
 

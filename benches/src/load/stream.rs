@@ -9,7 +9,7 @@ use tokio::task::JoinSet;
 use crate::Result;
 use crate::load::client::{Answer, Call, Caller};
 use crate::load::latency::{AnyError, Commits, Pairs, runtime};
-use crate::load::table::{Table, above, print, time};
+use crate::load::table::{Table, above, bytes, print, time};
 use crate::load::times::{Timer, Times};
 use crate::load::ways::{DIRECT, GATEWAY, Parties};
 
@@ -29,7 +29,7 @@ struct Shape {
     spread: bool,
 }
 
-const SHAPES: [Shape; 3] = [
+const SHAPES: [Shape; 4] = [
     Shape {
         name: "one at a time",
         streams: 1,
@@ -51,15 +51,33 @@ const SHAPES: [Shape; 3] = [
         pause: Duration::from_millis(3),
         spread: false,
     },
+    Shape {
+        name: "500 at a time, begun one after the other",
+        streams: 500,
+        pieces: 25,
+        pause: Duration::from_millis(200),
+        spread: true,
+    },
 ];
 
 /// Measures and prints.
 pub fn stream(dir: &Path, lasts: Duration) -> Result<()> {
     let parties = Parties::start(dir)?;
     let mut commits = Commits::record(dir)?;
+    let mut memory = Table::new(["open streams", "resident before, KiB", "peak, KiB"]);
     for shape in &SHAPES {
+        let before = parties.gateway.resident()?;
         runtime()?.block_on(by_turns(&parties, &mut commits, shape, lasts))?;
+        memory.row([
+            shape.streams.to_string(),
+            bytes(before.rss),
+            bytes(parties.gateway.resident()?.peak),
+        ]);
     }
+    print(&format!(
+        "\n## Memory of `audit-trail serve` with open streams, one shape after the other\n\n{memory}\ngoal: 500 open streams in less than {} KiB",
+        bytes(200 * 1024)
+    ))?;
     parties.gateway.stop()
 }
 
