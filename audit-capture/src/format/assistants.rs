@@ -6,7 +6,7 @@ use serde_json::{Map, Value, json};
 
 use super::chat::{self, parted};
 use super::{
-    Assembler, Format, Room, append, error, number, parts_of, put, take_array, take_bool, take_map,
+    Assembler, Format, Room, append, number, parts_of, put, take_array, take_bool, take_map,
     take_parameters, take_text, take_usage, text_part,
 };
 use crate::api::Api;
@@ -69,14 +69,9 @@ impl Format for Threads {
     }
 
     fn answered(&self, _: &Api, body: Value, answered: &mut Answered) {
-        answered.error = error(&body).or_else(|| answered.error.take());
-        let Value::Object(mut members) = body else {
-            answered.other.insert("body".to_owned(), body);
+        let Some(mut members) = super::members_of(body, answered) else {
             return;
         };
-        if answered.error.is_some() {
-            super::keep_error(&mut members);
-        }
         let messages = take_array(&mut members, "stream_messages");
         let steps = take_array(&mut members, "stream_steps");
         let kind = members

@@ -389,14 +389,9 @@ fn kept(mut members: Map<String, Value>) -> Map<String, Value> {
 
 /// Reads a response of any operation in this frame.
 pub(crate) fn answered(operation: Operation, body: Value, answered: &mut Answered) {
-    answered.error = error(&body).or_else(|| answered.error.take());
-    let Value::Object(mut members) = body else {
-        answered.other.insert("body".to_owned(), body);
+    let Some(mut members) = super::members_of(body, answered) else {
         return;
     };
-    if answered.error.is_some() {
-        super::keep_error(&mut members);
-    }
     answered.id = take_text(&mut members, "id");
     answered.model = take_text(&mut members, "model");
     // Older streams of Groq have it there alone.

@@ -151,14 +151,10 @@ impl Format for Cohere {
     }
 
     fn answered(&self, api: &Api, body: Value, answered: &mut Answered) {
-        answered.error = error(&body).or_else(|| answered.error.take());
-        let Value::Object(mut members) = body else {
-            answered.other.insert("body".to_owned(), body);
+        let Some(mut members) = super::members_of(body, answered) else {
             return;
         };
-        if answered.error.is_some() {
-            super::keep_error(&mut members);
-        } else if answered.status >= 400 {
+        if answered.error.is_none() && answered.status >= 400 {
             answered.error = take_text(&mut members, "message").map(|message| ApiError {
                 message: Some(message),
                 ..ApiError::default()

@@ -10,8 +10,8 @@ use serde_json::{Map, Value, json};
 use super::chat::{parted, written};
 use super::parts::Place;
 use super::{
-    Assembler, Format, Room, Take, append, error, media, parts_of, put, put_all, take_array,
-    take_map, take_parameters, take_text, take_usage, text_part, weight,
+    Assembler, Format, Room, Take, append, media, parts_of, put, put_all, take_array, take_map,
+    take_parameters, take_text, take_usage, text_part, weight,
 };
 use crate::api::{Api, Operation, segments};
 use crate::exchange::{Answered, Asked, Media, Message, Part, ToolDefinition};
@@ -244,14 +244,9 @@ fn source(mut members: Map<String, Value>) -> Media {
 
 /// Reads a response.
 pub(crate) fn answered(operation: Operation, body: Value, answered: &mut Answered) {
-    answered.error = error(&body).or_else(|| answered.error.take());
-    let Value::Object(mut members) = body else {
-        answered.other.insert("body".to_owned(), body);
+    let Some(mut members) = super::members_of(body, answered) else {
         return;
     };
-    if answered.error.is_some() {
-        super::keep_error(&mut members);
-    }
     if answered.error.is_none() && answered.status >= 400 {
         answered.error = ["message", "Message"]
             .iter()

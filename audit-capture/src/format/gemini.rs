@@ -192,14 +192,9 @@ impl Format for Gemini {
             Value::Array(mut items) if items.len() == 1 => items.remove(0),
             body => body,
         };
-        answered.error = error(&body).or_else(|| answered.error.take());
-        let Value::Object(mut members) = body else {
-            answered.other.insert("body".to_owned(), body);
+        let Some(mut members) = super::members_of(body, answered) else {
             return;
         };
-        if answered.error.is_some() {
-            super::keep_error(&mut members);
-        }
         answered.id = take_text(&mut members, "responseId");
         answered.model = take_text(&mut members, "modelVersion");
         take_usage(&mut members, "usageMetadata", USAGE, answered);

@@ -7,7 +7,7 @@ use serde_json::{Map, Value};
 use super::chat::{self, parted, written};
 use super::parts::Place;
 use super::{
-    Assembler, Room, append, error, media, parts_of, put, put_all, take_array, take_bool, take_map,
+    Assembler, Room, append, media, parts_of, put, put_all, take_array, take_bool, take_map,
     take_parameters, take_text, take_usage, text_part, weight,
 };
 use crate::api::Operation;
@@ -159,16 +159,11 @@ fn filled(mut members: Map<String, Value>) -> Map<String, Value> {
 
 /// Reads a response.
 pub(crate) fn answered(operation: Operation, body: Value, answered: &mut Answered) {
-    answered.error = error(&body).or_else(|| answered.error.take());
-    let Value::Object(mut members) = body else {
-        answered.other.insert("body".to_owned(), body);
+    let Some(mut members) = super::members_of(body, answered) else {
         return;
     };
-    if answered.error.is_some() {
-        super::keep_error(&mut members);
-        if members.get("type").and_then(Value::as_str) == Some("error") {
-            members.remove("type");
-        }
+    if answered.error.is_some() && members.get("type").and_then(Value::as_str) == Some("error") {
+        members.remove("type");
     }
     read(operation, &mut members, answered);
     answered.other = members;

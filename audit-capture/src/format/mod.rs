@@ -386,6 +386,20 @@ pub(crate) fn error(body: &Value) -> Option<ApiError> {
     }
 }
 
+/// The members of an answer's body, when the error in it has been read. A body that is no object is kept as it is, and
+/// has none.
+pub(crate) fn members_of(body: Value, answered: &mut Answered) -> Option<Map<String, Value>> {
+    answered.error = error(&body).or_else(|| answered.error.take());
+    let Value::Object(mut members) = body else {
+        answered.other.insert("body".to_owned(), body);
+        return None;
+    };
+    if answered.error.is_some() {
+        keep_error(&mut members);
+    }
+    Some(members)
+}
+
 /// Leaves of an error that has been read what has no place: details, mostly.
 pub(crate) fn keep_error(members: &mut Map<String, Value>) {
     let Some(Value::Object(mut rest)) = members.remove("error") else {

@@ -3,7 +3,7 @@
 use serde_json::{Map, Value};
 
 use super::chat::{self, parted};
-use super::{Assembler, Format, error, parts_of, take_text};
+use super::{Assembler, Format, parts_of, take_text};
 use crate::api::Api;
 use crate::exchange::{Answered, Asked};
 use crate::head::RequestHead;
@@ -29,14 +29,9 @@ impl Format for Objects {
     }
 
     fn answered(&self, _: &Api, body: Value, answered: &mut Answered) {
-        answered.error = error(&body).or_else(|| answered.error.take());
-        let Value::Object(mut members) = body else {
-            answered.other.insert("body".to_owned(), body);
+        let Some(mut members) = super::members_of(body, answered) else {
             return;
         };
-        if answered.error.is_some() {
-            super::keep_error(&mut members);
-        }
         answered.id = take_text(&mut members, "id");
         answered.model = take_text(&mut members, "model");
         answered.other = members;

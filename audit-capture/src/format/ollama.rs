@@ -122,14 +122,9 @@ impl Format for Ollama {
     }
 
     fn answered(&self, _: &Api, body: Value, answered: &mut Answered) {
-        answered.error = error(&body).or_else(|| answered.error.take());
-        let Value::Object(mut members) = body else {
-            answered.other.insert("body".to_owned(), body);
+        let Some(mut members) = super::members_of(body, answered) else {
             return;
         };
-        if answered.error.is_some() {
-            super::keep_error(&mut members);
-        }
         answered.model = take_text(&mut members, "model");
         for (place, of) in USAGE {
             let name = place.trim_start_matches('/');

@@ -6,7 +6,7 @@ use serde_json::{Map, Value};
 
 use super::chat::{self, parted, written};
 use super::{
-    Assembler, Room, append, error, parts_of, take_array, take_bool, take_parameters, take_text,
+    Assembler, Room, append, parts_of, take_array, take_bool, take_parameters, take_text,
     take_usage,
 };
 use crate::exchange::{Answered, Asked, Message, Part};
@@ -172,14 +172,9 @@ pub(crate) fn call_of(
 
 /// Reads a response object.
 pub(crate) fn answered(body: Value, answered: &mut Answered) {
-    answered.error = error(&body).or_else(|| answered.error.take());
-    let Value::Object(mut members) = body else {
-        answered.other.insert("body".to_owned(), body);
+    let Some(mut members) = super::members_of(body, answered) else {
         return;
     };
-    if answered.error.is_some() {
-        super::keep_error(&mut members);
-    }
     answered.id = take_text(&mut members, "id");
     answered.model = take_text(&mut members, "model");
     take_usage(&mut members, "usage", chat::USAGE, answered);
