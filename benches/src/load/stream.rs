@@ -95,7 +95,7 @@ async fn by_turns(
         for _ in 0..shape.streams {
             let mut caller = Caller::connect(way).await?;
             caller
-                .succeed(&Call::streamed(&text, 2, shape.pause)?)
+                .succeed(&Call::streamed(&text, 2, Duration::ZERO)?)
                 .await?;
             those.push(caller);
         }
