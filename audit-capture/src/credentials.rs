@@ -43,6 +43,18 @@ impl Credential {
     }
 }
 
+impl Credential {
+    /// The key itself, without the word `Bearer`, so that it is the same one in `authorization` and in `x-api-key`.
+    #[must_use]
+    pub fn expose_key(&self) -> &[u8] {
+        let value = self.value.trim_ascii();
+        match value.split_at_checked(7) {
+            Some((scheme, key)) if scheme.eq_ignore_ascii_case(b"bearer ") => key.trim_ascii(),
+            _ => value,
+        }
+    }
+}
+
 impl fmt::Debug for Credential {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         write!(f, "Credential({:?}, …)", self.name)

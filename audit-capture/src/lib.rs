@@ -63,6 +63,7 @@ mod head;
 mod hosts;
 mod json;
 mod multipart;
+mod passing;
 mod provider;
 pub mod redaction;
 mod request;
@@ -78,6 +79,7 @@ pub use exchange::{
 pub use framing::{eventstream, json_array, ndjson, sse};
 pub use head::{RequestHead, ResponseHead};
 pub use hosts::provider_hosts;
+pub use passing::{INLINE_BYTES_MAX, Reader, Recording, is_streamed, traceparent};
 pub use provider::base_urls;
 pub use request::{IDS_MAX, RequestFacts, ToolResult, request_facts};
 pub use response::{

@@ -200,7 +200,9 @@ impl Builder {
     }
 
     /// Told when the end of a session could not be recorded, with the session's id and why: the only place where that can
-    /// be said, since dropping a guard answers nobody. It may be called on any thread, and must neither block nor panic.
+    /// be said, since dropping a guard answers nobody. Told too when the record of an exchange was given up that a wrapped
+    /// client or a service's layer saw; outside of a session the id is empty. It may be called on any thread, and must
+    /// neither block nor panic.
     pub fn on_lost_closing(mut self, told: impl Fn(&str, &Error) + Send + Sync + 'static) -> Self {
         self.lost = LostHook::new(told);
         self

@@ -1,4 +1,4 @@
-//! The ends of sessions, on their way from guards that can't wait to the log.
+//! The ends of sessions and of exchanges, on their way to the log from guards that can't wait.
 
 use std::fmt;
 use std::sync::Arc;
@@ -18,6 +18,12 @@ pub(crate) struct LostHook(Option<Arc<Told>>);
 impl LostHook {
     pub(crate) fn new(told: impl Fn(&str, &Error) + Send + Sync + 'static) -> Self {
         Self(Some(Arc::new(told)))
+    }
+
+    pub(crate) fn tell(&self, session: &str, error: &Error) {
+        if let Some(told) = &self.0 {
+            told(session, error);
+        }
     }
 }
 
@@ -56,9 +62,7 @@ impl Closing {
     }
 
     fn tell(&self, error: &Error) {
-        if let Some(told) = &self.hook.0 {
-            told(&self.session, error);
-        }
+        self.hook.tell(&self.session, error);
     }
 }
 
@@ -77,6 +81,9 @@ impl Drop for Closing {
 pub(crate) enum Ask {
     /// Record this end.
     Close(Closing),
+    /// Record what has come of an exchange.
+    #[cfg(any(feature = "reqwest", feature = "tower"))]
+    Late(crate::late::Late),
     /// Answer when every end that was asked for before is handed to the log, so that what follows stands behind it.
     Reached(oneshot::Sender<()>),
     /// Answer when every end that was asked for before is durable, with the first error since the start.
@@ -92,6 +99,13 @@ pub(crate) enum Ask {
 pub(crate) async fn record(log: Log, mut asked: mpsc::UnboundedReceiver<Ask>) {
     let mut waiting: JoinSet<Result<()>> = JoinSet::new();
     let mut first_error = None;
+    // Whoever waits for all of it has records that are tried again tried once more, now.
+    #[cfg(any(feature = "reqwest", feature = "tower"))]
+    let (hurry, hurried) = tokio::sync::watch::channel(());
+    #[cfg(any(feature = "reqwest", feature = "tower"))]
+    let hurry = || hurry.send_replace(());
+    #[cfg(not(any(feature = "reqwest", feature = "tower")))]
+    let hurry = || ();
     while let Some(ask) = asked.recv().await {
         while let Some(done) = waiting.try_join_next() {
             note(done, &mut first_error);
@@ -122,13 +136,17 @@ pub(crate) async fn record(log: Log, mut asked: mpsc::UnboundedReceiver<Ask>) {
                     }
                 }
             }
+            #[cfg(any(feature = "reqwest", feature = "tower"))]
+            Ask::Late(late) => late.hand_in(&log, &mut waiting, hurried.clone()).await,
             // Who asked may have gone.
             Ask::Reached(answer) => drop(answer.send(())),
             Ask::Durable(answer) => {
+                hurry();
                 all(&mut waiting, &mut first_error).await;
                 drop(answer.send(first_error.take().map_or(Ok(()), Err)));
             }
             Ask::Finish(answer) => {
+                hurry();
                 all(&mut waiting, &mut first_error).await;
                 drop(log);
                 drop(answer.send(first_error.take().map_or(Ok(()), Err)));
@@ -136,6 +154,7 @@ pub(crate) async fn record(log: Log, mut asked: mpsc::UnboundedReceiver<Ask>) {
             }
         }
     }
+    hurry();
     // A `JoinSet` that is dropped ends its tasks.
     all(&mut waiting, &mut first_error).await;
 }

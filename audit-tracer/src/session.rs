@@ -254,6 +254,24 @@ impl AuditSession {
         LlmCall::begin(self, request).await
     }
 
+    /// What records a client's exchanges as this session's. It doesn't keep the session open: once that has ended, calls
+    /// are refused. See [`ClientRecorder`](crate::ClientRecorder).
+    #[cfg(any(feature = "reqwest", feature = "tower"))]
+    #[must_use]
+    pub fn client_recorder(&self) -> crate::ClientRecorder {
+        crate::ClientRecorder::new(crate::scope::Scope::new(
+            Arc::clone(&self.shared),
+            Some(Arc::clone(&self.state)),
+        ))
+    }
+
+    /// A client whose every exchange is recorded as this session's: [`client_recorder`](Self::client_recorder) as it is.
+    #[cfg(feature = "reqwest")]
+    #[must_use]
+    pub fn wrap_client(&self, client: reqwest::Client) -> reqwest_middleware::ClientWithMiddleware {
+        self.client_recorder().wrap(client)
+    }
+
     /// Ends the session; its end, and that of every session that ended before it, is durable on return. If the tracer was
     /// closed before, its end is recorded already.
     ///

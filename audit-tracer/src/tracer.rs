@@ -42,6 +42,8 @@ pub(crate) struct Shared {
     pub(crate) lost: LostHook,
     pub(crate) closings: mpsc::UnboundedSender<Ask>,
     pub(crate) sessions: Mutex<Sessions>,
+    #[cfg(feature = "tower")]
+    pub(crate) unwatched: Arc<crate::late::Unwatched>,
 }
 
 #[derive(Debug, Default)]
@@ -98,6 +100,8 @@ impl AuditTracer {
                 lost,
                 closings,
                 sessions: Mutex::default(),
+                #[cfg(feature = "tower")]
+                unwatched: Arc::default(),
             }),
         }
     }
@@ -135,6 +139,28 @@ impl AuditTracer {
     /// ```
     pub fn emit(&self, kind: &str) -> Draft<'_> {
         Draft::new(&self.shared, None, kind)
+    }
+
+    /// What records a client's exchanges, outside of any session. See [`ClientRecorder`](crate::ClientRecorder).
+    #[cfg(any(feature = "reqwest", feature = "tower"))]
+    #[must_use]
+    pub fn client_recorder(&self) -> crate::ClientRecorder {
+        crate::ClientRecorder::new(crate::scope::Scope::new(Arc::clone(&self.shared), None))
+    }
+
+    /// A client whose every exchange is recorded, outside of any session: [`client_recorder`](Self::client_recorder) as it
+    /// is.
+    #[cfg(feature = "reqwest")]
+    #[must_use]
+    pub fn wrap_client(&self, client: reqwest::Client) -> reqwest_middleware::ClientWithMiddleware {
+        self.client_recorder().wrap(client)
+    }
+
+    /// What records the requests that a service of one's own answers. See [`ServiceRecorder`](crate::ServiceRecorder).
+    #[cfg(feature = "tower")]
+    #[must_use]
+    pub fn service_recorder(&self) -> crate::ServiceRecorder {
+        crate::ServiceRecorder::new(crate::scope::Scope::new(Arc::clone(&self.shared), None))
     }
 
     /// Runs the offline verifier over the whole store, with the keys that this tracer has: the log's public key, the

@@ -157,6 +157,38 @@ fn a_build_with_one_backend_has_no_other_engine_in_its_tree() {
     }
 }
 
+/// Recording clients and services is for those who ask for it.
+#[test]
+fn the_facade_has_http_only_with_the_features_for_it() {
+    let all = [
+        "async-openai",
+        "axum",
+        "http",
+        "http-body",
+        "hyper",
+        "reqwest",
+        "reqwest-middleware",
+        "tower",
+        "tower-layer",
+        "tower-service",
+    ];
+    let layer = ["http", "http-body", "tower-layer", "tower-service"];
+    let below = |features: &[&str]| -> Vec<&str> {
+        let mut arguments = vec!["-p", "audit-tracer"];
+        arguments.extend(features);
+        let tree = tree(&arguments);
+        assert!(tree.contains("audit-tracer"));
+        all.into_iter()
+            .filter(|name| tree.contains(*name))
+            .collect()
+    };
+    assert!(below(&[]).is_empty(), "{:?}", below(&[]));
+    assert_eq!(below(&["--features", "tower"]), layer);
+    let with_client = below(&["--features", "reqwest"]);
+    assert!(with_client.contains(&"reqwest-middleware"));
+    assert!(!with_client.contains(&"axum") && !with_client.contains(&"async-openai"));
+}
+
 #[test]
 fn the_program_and_the_facade_have_a_feature_for_each_backend() {
     for package in ["audit-cli", "audit-tracer"] {
@@ -305,6 +337,7 @@ fn the_registry_says_which_kinds_the_log_the_gateway_and_the_facade_write() {
     assert_eq!(
         by_the_facade,
         [
+            "http.request",
             "llm.request",
             "llm.response",
             "log.legal_hold_released",

@@ -6,8 +6,16 @@
 )]
 
 mod calls;
+#[cfg(all(feature = "reqwest", feature = "tower"))]
+mod clients;
 mod creating;
 mod endings;
 mod integrity;
+#[cfg(all(feature = "reqwest", feature = "tower"))]
+mod openai;
+#[cfg(all(feature = "reqwest", feature = "tower"))]
+mod provider;
+#[cfg(all(feature = "reqwest", feature = "tower"))]
+mod services;
 mod sessions;
 mod support;

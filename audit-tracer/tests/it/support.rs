@@ -80,3 +80,26 @@ pub(crate) fn summary(events: &[Event]) -> Vec<(&str, &str)> {
         .map(|event| (event.kind.as_str(), session(event)))
         .collect()
 }
+
+/// A tracer on a store that fails on demand.
+#[cfg(all(feature = "reqwest", feature = "tower"))]
+pub(crate) async fn start_faulty(
+    service: &Service,
+) -> (AuditTracer, audit_testkit::faulty::FaultyStore) {
+    let made = service.create().await;
+    let store = audit_store_sqlite::SqliteStore::open(
+        service.path("log.db"),
+        audit_store_sqlite::OpenMode::ReadWrite,
+    );
+    let store = audit_testkit::faulty::FaultyStore::new(Arc::new(store.unwrap()));
+    let builder = service.builder().opened(made.opened.to_string());
+    let tracer = builder.store_handle(Arc::new(store.clone())).build().await;
+    (tracer.unwrap(), store)
+}
+
+#[cfg(all(feature = "reqwest", feature = "tower"))]
+pub(crate) fn http_client() -> reqwest::Client {
+    // Whoever comes second finds it installed.
+    drop(rustls::crypto::ring::default_provider().install_default());
+    reqwest::Client::new()
+}
