@@ -330,3 +330,22 @@ fn without_userinfo(target: &str, credentials: &mut Vec<Credential>) -> String {
         None => target.to_owned(),
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_bearer_token_is_the_key_that_it_bears() {
+        let key = |value: &[u8]| {
+            Credential::new("authorization", value)
+                .expose_key()
+                .to_vec()
+        };
+        assert_eq!(key(b"Bearer  sk-1 "), b"sk-1");
+        assert_eq!(key(b"bearer sk-1"), b"sk-1");
+        assert_eq!(key(b"sk-1"), b"sk-1");
+        assert_eq!(key(b"Basic abc"), b"Basic abc");
+        assert_eq!(key(b""), b"");
+    }
+}

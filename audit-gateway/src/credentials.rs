@@ -39,31 +39,8 @@ fn fingerprints(log: &Log, place: &str, found: &[Credential]) -> Vec<Value> {
     found
         .iter()
         .map(|credential| {
-            let print = log.fingerprint("credential", key(credential.expose()));
+            let print = log.fingerprint("credential", credential.expose_key());
             json!({ place: credential.name, "fingerprint": print.to_string() })
         })
         .collect()
-}
-
-/// The key itself, so that it has one fingerprint as a bearer token and as `x-api-key`.
-fn key(value: &[u8]) -> &[u8] {
-    let value = value.trim_ascii();
-    match value.split_at_checked(7) {
-        Some((scheme, key)) if scheme.eq_ignore_ascii_case(b"bearer ") => key.trim_ascii(),
-        _ => value,
-    }
-}
-
-#[cfg(test)]
-mod tests {
-    use super::*;
-
-    #[test]
-    fn a_bearer_token_is_the_key_that_it_bears() {
-        assert_eq!(key(b"Bearer  sk-1 "), b"sk-1");
-        assert_eq!(key(b"bearer sk-1"), b"sk-1");
-        assert_eq!(key(b"sk-1"), b"sk-1");
-        assert_eq!(key(b"Basic abc"), b"Basic abc");
-        assert_eq!(key(b""), b"");
-    }
 }

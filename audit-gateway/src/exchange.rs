@@ -6,7 +6,7 @@
 use std::sync::Arc;
 use std::time::Duration;
 
-use audit_capture::{Api, RequestHead, ResponseHead, add_facts};
+use audit_capture::{Api, Reader, Recording, RequestHead, ResponseHead, add_facts, is_streamed};
 use audit_core::event::{Capture, Correlation, Event, Guarantee, Kind, Media, Payload};
 use audit_core::time::Timestamp;
 use audit_core::{ErrorKind, with_causes};
@@ -24,12 +24,12 @@ use crate::body::{Body, Piece};
 use crate::config::Upstream;
 use crate::counters::up;
 use crate::credentials;
-use crate::facts::{self, Reader};
+use crate::facts;
 use crate::front::Point;
 use crate::headers::{self, AuditHeaders};
 use crate::keep_alive::{self, KeepAlive};
 use crate::recorder::Recorder;
-use crate::recording::{Outcome, Recording};
+use crate::recording::Outcome;
 use crate::refusal::{Code, Refusal};
 use crate::report::Severity;
 use crate::serving::yield_to_client;
@@ -344,10 +344,7 @@ async fn relay(
     let mut recording = Recording::new(limits.response_record_bytes_max);
     let media = content_media(&parts.headers);
     // Pieces of these are for readers who don't wait for the end.
-    let streamed = matches!(
-        media,
-        Media::EventStream | Media::NdJson | Media::AwsEventStream
-    );
+    let streamed = is_streamed(media);
     let announced = content_length(&parts.headers);
     let mut stop = context.stop.clone();
     let mut trailers = None;
@@ -653,9 +650,9 @@ impl Context {
         if parts.status.as_u16() >= 400 {
             attributes.remove("error.type");
         }
-        let payloads = recording.finish(content_type(&parts.headers), streamed, &mut attributes);
+        let payloads = recording.finish(content_media(&parts.headers), streamed, &mut attributes);
         event.attributes = attributes;
-        match reader.finish(ending.outcome).await {
+        match facts::response(reader, ending.outcome).await {
             Some(facts) => {
                 add_facts(&mut event, facts.refs(), facts.attributes());
                 event

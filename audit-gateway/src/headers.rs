@@ -75,31 +75,12 @@ fn text(value: &HeaderValue) -> Option<String> {
 
 /// Trace id and parent span of a W3C `traceparent`; one that breaks the rules counts as absent, as the standard says.
 pub(crate) fn traceparent(headers: &HeaderMap) -> Option<(String, String)> {
-    let mut values = headers.get_all("traceparent").iter();
-    let value = values.next()?.to_str().ok()?;
-    if values.next().is_some() {
-        return None;
-    }
-    let mut parts = value.split('-');
-    let (version, trace, span, flags) =
-        (parts.next()?, parts.next()?, parts.next()?, parts.next()?);
-    let hexadecimal = |text: &str, digits: usize| {
-        text.len() == digits
-            && text
-                .bytes()
-                .all(|b| b.is_ascii_digit() || (b'a'..=b'f').contains(&b))
-    };
-    let zero = |text: &str| text.bytes().all(|b| b == b'0');
-    // Later versions may append fields; version 00 has exactly four.
-    let good = hexadecimal(version, 2)
-        && version != "ff"
-        && hexadecimal(trace, 32)
-        && hexadecimal(span, 16)
-        && hexadecimal(flags, 2)
-        && !zero(trace)
-        && !zero(span)
-        && (version != "00" || parts.next().is_none());
-    good.then(|| (trace.to_owned(), span.to_owned()))
+    let pairs: Vec<_> = headers
+        .get_all("traceparent")
+        .iter()
+        .map(|value| ("traceparent".to_owned(), value.as_bytes().to_vec()))
+        .collect();
+    audit_capture::traceparent(&pairs)
 }
 
 /// Names that a `Connection` header calls hop-by-hop.
