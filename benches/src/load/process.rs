@@ -81,7 +81,7 @@ impl Running {
         // and nothing is held back: what a careful operator would set for streams.
         let text = format!(
             "daemon off; master_process off; worker_processes 1; pid {here}/nginx.pid; error_log {here}/nginx.log;
-             events {{ worker_connections 1024; }}
+             events {{ worker_connections 4096; }}
              http {{
                  access_log off; keepalive_requests 10000000; tcp_nodelay on;
                  client_body_temp_path {here}/nginx-body; proxy_temp_path {here}/nginx-proxy;

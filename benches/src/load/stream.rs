@@ -55,7 +55,7 @@ const SHAPES: [Shape; 4] = [
         name: "500 at a time, begun one after the other",
         streams: 500,
         pieces: 25,
-        pause: Duration::from_millis(200),
+        pause: Duration::from_millis(80),
         spread: true,
     },
 ];
