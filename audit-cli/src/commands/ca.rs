@@ -131,7 +131,8 @@ pub(super) fn tell(path: &Path, key: &CaKey) {
 }
 
 fn show(settings: &Settings) -> Result<u8> {
-    let key = load(settings)?;
+    // What clients are to trust is no secret, so no passphrase is asked for.
+    let key = CaKeyFile::load_public(path(settings)?)?;
     output::bytes(pem(&key.certificate).as_bytes())?;
     output::note(&format!("name         {}", key.name));
     output::note(&format!("log          {}", key.origin));
@@ -147,14 +148,15 @@ fn show(settings: &Settings) -> Result<u8> {
     Ok(0)
 }
 
+fn path(settings: &Settings) -> Result<&Path> {
+    settings.serve.intercept.ca.as_deref().ok_or_else(|| {
+        CliError::usage("there is no certificate authority in the settings")
+            .hint("make one with `audit-trail ca create`")
+    })
+}
+
 fn load(settings: &Settings) -> Result<CaKey> {
-    let Some(path) = settings.serve.intercept.ca.as_deref() else {
-        return Err(
-            CliError::usage("there is no certificate authority in the settings")
-                .hint("make one with `audit-trail ca create`"),
-        );
-    };
-    Ok(CaKeyFile::load(path, &passphrases())?)
+    Ok(CaKeyFile::load(path(settings)?, &passphrases())?)
 }
 
 /// Whether the settings name an authority.

@@ -4,7 +4,7 @@ use std::os::unix::fs::PermissionsExt as _;
 use std::path::Path;
 
 use audit_core::entry::Entry;
-use audit_core::keyring::{KeyRing, KeyUri};
+use audit_core::keyring::{CaKeyFile, KeyRing, KeyUri};
 use audit_core::log::{StateFile, rollback_check};
 use audit_core::store::{Parts, ReadStore};
 use audit_verify::WITHOUT_RETENTION_LOCK;
@@ -18,6 +18,9 @@ use crate::output;
 const FREE_BYTES_MIN: u64 = 1 << 30;
 /// How far the last entry may lie in the future before the clock is called wrong.
 const SKEW_MICROS_MAX: i64 = 2_000_000;
+
+/// How long before its end an authority is told to be near it: clients have to be given another in time.
+const AUTHORITY_MICROS_MIN: i64 = 30 * 86_400_000_000;
 
 #[derive(Default)]
 struct Findings {
@@ -84,6 +87,8 @@ pub(crate) async fn run(context: &Context) -> Result<u8> {
         mirror(context, &**store, &mut findings).await?;
     }
     redaction(context, &mut findings)?;
+    authority(context, &mut findings)?;
+    spool(context, &mut findings)?;
     auditor(context, &mut findings)?;
     space(context, &mut findings)?;
     output::note(&format!(
@@ -304,6 +309,59 @@ async fn mirror(context: &Context, store: &dyn ReadStore, findings: &mut Finding
         }
         Err(e) => findings.fail("mirror", &format!("{shown}: {}", chain(&e)), hint),
     }
+}
+
+/// The certificate authority for interception, as far as it can be read without its passphrase.
+fn authority(context: &Context, findings: &mut Findings) -> Result<()> {
+    let Some(path) = &context.settings.serve.intercept.ca else {
+        return Ok(());
+    };
+    let hint = "make another with `audit-trail ca create --file FILE`, and have clients trust its certificate";
+    match CaKeyFile::load_public(path) {
+        Ok(key) => {
+            let left = key.not_after.as_micros() - now().as_micros();
+            let text = format!("{} hosts, until {}", key.hosts.len(), key.not_after);
+            if left <= 0 {
+                findings.fail("authority", &format!("ended: {text}"), hint)
+            } else if left < AUTHORITY_MICROS_MIN {
+                findings.warn("authority", &format!("ends soon: {text}"), hint)
+            } else {
+                Findings::ok("authority", &text)
+            }
+        }
+        Err(e) => findings.fail("authority", &chain(&e), hint),
+    }
+}
+
+/// What waits for a gateway to bring it into the log.
+fn spool(context: &Context, findings: &mut Findings) -> Result<()> {
+    let Some(spool) = crate::commands::serve::spool(&context.settings) else {
+        return Ok(());
+    };
+    let Ok(files) = std::fs::read_dir(&spool.dir) else {
+        return Findings::ok(
+            "spool",
+            &format!("{}, nothing in it yet", spool.dir.display()),
+        );
+    };
+    let (mut waiting, mut damaged) = (0_u64, 0_u64);
+    for file in files.flatten() {
+        let path = file.path();
+        match path.extension().and_then(std::ffi::OsStr::to_str) {
+            Some("spool") => waiting += 1,
+            Some("damaged") => damaged += 1,
+            _ => {}
+        }
+    }
+    let text = format!(
+        "{}: {waiting} files wait, {damaged} hold records that can't be opened",
+        spool.dir.display()
+    );
+    if damaged > 0 {
+        let hint = "somebody changed them, or the disk did; keep them, and see `audit-trail gaps`";
+        return findings.warn("spool", &text, hint);
+    }
+    Findings::ok("spool", &text)
 }
 
 fn permissions(path: &Path, findings: &mut Findings) -> Result<()> {

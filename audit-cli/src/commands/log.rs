@@ -200,6 +200,19 @@ fn summary(event: &Event) -> String {
     }
     parts.extend(text("gen_ai.tool.name"));
     parts.extend(text("error.type"));
+    parts.extend(text("process.executable.name"));
+    for (name, word) in [
+        ("process.exit.code", "exit code"),
+        ("audit.command.signal", "signal"),
+        ("audit.count.missed", "missed"),
+        ("audit.count.refused", "refused"),
+        ("audit.count.spooled", "spooled"),
+    ] {
+        parts.extend(text(name).map(|value| format!("{word} {value}")));
+    }
+    if event.kind.as_str().starts_with("network.") {
+        parts.extend(text("server.address"));
+    }
     if parts.is_empty() {
         parts.extend(event.attributes.iter().map(|(name, value)| match value {
             Value::String(s) => format!("{name}={s}"),

@@ -108,7 +108,7 @@ fn goes_on(settings: &Settings) -> bool {
 }
 
 /// The spool: where the settings say, else beside the publisher's memory, if a route needs one.
-fn spool(settings: &Settings) -> Option<SpoolConfig> {
+pub(super) fn spool(settings: &Settings) -> Option<SpoolConfig> {
     let spool = &settings.serve.spool;
     let dir = spool.dir.clone().or_else(|| {
         goes_on(settings).then(|| {

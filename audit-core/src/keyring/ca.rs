@@ -59,6 +59,22 @@ impl fmt::Debug for CaKey {
     }
 }
 
+/// What anybody who has the file can read of an authority, without its passphrase; nothing vouches for it.
+#[derive(Debug, Clone, PartialEq, Eq)]
+#[non_exhaustive]
+pub struct CaPublic {
+    /// The log for which it was made.
+    pub origin: String,
+    /// The certificate's common name.
+    pub name: String,
+    /// The only hosts for which it may issue certificates.
+    pub hosts: Vec<String>,
+    /// When the certificate ends.
+    pub not_after: Timestamp,
+    /// X.509, DER.
+    pub certificate: Vec<u8>,
+}
+
 /// Reads and writes the file of a certificate authority.
 #[derive(Debug, Clone, Copy)]
 #[non_exhaustive]
@@ -193,6 +209,28 @@ impl CaKeyFile {
             not_after,
             certificate,
             private,
+        })
+    }
+
+    /// Reads what is not secret; nothing is opened, so nothing is asked for. A file that was changed shows only when it is
+    /// [loaded](Self::load).
+    ///
+    /// # Errors
+    ///
+    /// `Key`: it isn't there, others may read it, or it is malformed.
+    pub fn load_public(path: &Path) -> Result<CaPublic> {
+        let what = what(path);
+        let bytes = file::read(path, &what, CA_FILE_BYTES_MAX, Permissions::OwnerOnly)?;
+        let members: Members = envelope::decode(&bytes, CA_FILE_BYTES_MAX, &what)?;
+        let (certificate, not_after) = members
+            .public()
+            .map_err(|e| Error::key(format!("{what} can't be used")).because(e))?;
+        Ok(CaPublic {
+            origin: members.origin,
+            name: members.name,
+            hosts: members.hosts,
+            not_after,
+            certificate,
         })
     }
 

@@ -38,7 +38,7 @@ use crate::time::IdSource;
 use crate::token::IndexKey;
 
 pub use auditor::{AUDITOR_FILE_BYTES_MAX, AuditorKeyFile};
-pub use ca::{CA_FILE_BYTES_MAX, CaKey, CaKeyFile};
+pub use ca::{CA_FILE_BYTES_MAX, CaKey, CaKeyFile, CaPublic};
 pub use envelope::{KdfCost, Protection};
 pub use passphrase::{
     EnvironmentPassphrase, PASSPHRASE_BYTES_MAX, PASSPHRASE_BYTES_MIN, PASSPHRASE_CREDENTIAL,

@@ -62,6 +62,12 @@ fn the_vector_of_another_implementation_is_not_read() {
     let path = folder.path().join("ca");
     write(&path, SEALED);
     assert_same(&CaKeyFile::load(&path, &typed(PASSPHRASE)).unwrap());
+    let public = CaKeyFile::load_public(&path).unwrap();
+    assert_eq!(public.certificate, key().certificate);
+    assert_eq!(public.hosts, [".openai.azure.com", "api.openai.com"]);
+    fs::set_permissions(&path, fs::Permissions::from_mode(0o644)).unwrap();
+    let open = CaKeyFile::load_public(&path).unwrap_err();
+    assert_eq!(open.kind(), ErrorKind::Key, "others may read it");
 }
 
 #[test]
