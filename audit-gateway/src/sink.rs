@@ -543,12 +543,9 @@ impl Sink {
                         return false;
                     }
                 };
-                match self.restore(&sealed, &context).await {
-                    Restored::There => {
-                        if let Err(error) = file.advance(true) {
-                            self.spool_trouble(&error);
-                        }
-                    }
+                let restored = self.restore(&sealed, &context).await;
+                let opened = matches!(restored, Restored::There);
+                match restored {
                     // Not of this log, it seems: its owner will need it.
                     Restored::Never if first => {
                         self.report(
@@ -558,15 +555,16 @@ impl Sink {
                         );
                         return true;
                     }
-                    Restored::Never => {
-                        if let Err(error) = file.advance(false) {
-                            self.spool_trouble(&error);
-                        }
-                    }
+                    Restored::There | Restored::Never => {}
                     Restored::NotNow => {
                         self.left().push_front(file);
                         return false;
                     }
+                }
+                if let Err(error) = file.advance(opened) {
+                    self.spool_trouble(&error);
+                    self.left().push_front(file);
+                    return false;
                 }
                 first = false;
             }
@@ -590,14 +588,22 @@ impl Sink {
             return true;
         };
         loop {
-            let next = spool.lock().unwrap_or_else(PoisonError::into_inner).peek();
-            let (sealed, context) = match next {
-                Ok(Some(record)) => record,
-                Ok(None) => return true,
-                Err(error) => {
+            // A record may be large, and the disk slow.
+            let peeking = {
+                let spool = Arc::clone(spool);
+                tokio::task::spawn_blocking(move || {
+                    spool.lock().unwrap_or_else(PoisonError::into_inner).peek()
+                })
+            };
+            let (sealed, context) = match peeking.await {
+                Ok(Ok(Some(record))) => record,
+                Ok(Ok(None)) => return true,
+                Ok(Err(error)) => {
                     self.spool_trouble(&error);
                     return false;
                 }
+                // The runtime is going away.
+                Err(_) => return false,
             };
             let opened = match self.restore(&sealed, &context).await {
                 Restored::There => true,
@@ -607,6 +613,7 @@ impl Sink {
             let mut spool = spool.lock().unwrap_or_else(PoisonError::into_inner);
             if let Err(error) = spool.drained(opened) {
                 self.spool_trouble(&error);
+                return false;
             }
         }
     }
