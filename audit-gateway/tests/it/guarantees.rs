@@ -8,7 +8,7 @@ use std::time::Duration;
 use audit_core::ErrorKind;
 use audit_core::event::{Event, Guarantee};
 use audit_gateway::{Config, SpoolConfig, Upstream};
-use audit_testkit::faulty::{Call, Fault};
+use audit_testkit::faulty::{Call, Fault, FaultyStore};
 use serde_json::Value;
 use tokio::time::sleep;
 
@@ -361,4 +361,97 @@ async fn a_record_that_is_refused_takes_others_with_it() {
     let gap = of_kind(&events, "log.capture_degraded")[0];
     assert_eq!(attribute(gap, "audit.reason"), "record_refused");
     assert_eq!(of_kind(&events, "llm.request").len(), 1);
+}
+
+/// Leaves three calls in a spool, as a gateway that ends in an outage does; gives back its log.
+async fn leave_behind(base: &str, spool: &Path) -> (audit_core::log::Log, FaultyStore) {
+    let mut first = bench(base, Guarantee::Spool, Some(spool), |c| {
+        c.limits.append_timeout = Duration::from_millis(200);
+    })
+    .await;
+    down(&first);
+    for n in 0..3 {
+        assert_eq!(exchange(first.address, &call(n)).await.status, 200);
+    }
+    first.begin_shutdown();
+    let left = (first.log.clone(), first.faulty.clone());
+    first.shutdown().await;
+    left
+}
+
+fn names(folder: &Path) -> Vec<String> {
+    let mut names: Vec<String> = std::fs::read_dir(folder)
+        .unwrap()
+        .map(|e| e.unwrap().file_name().into_string().unwrap())
+        .collect();
+    names.sort();
+    names
+}
+
+async fn noticed(bench: &Bench, code: &str) {
+    let there = || bench.notices.lock().unwrap().iter().any(|n| n.code == code);
+    for _ in 0..500 {
+        if there() {
+            break;
+        }
+        sleep(Duration::from_millis(10)).await;
+    }
+    assert!(there(), "nobody was told: {code}");
+}
+
+#[tokio::test]
+async fn a_spool_of_another_log_is_taken_or_deleted() {
+    let folder = tempfile::tempdir().unwrap();
+    let upstream = Scripted::start(vec![write(ANSWER)]).await;
+    leave_behind(&upstream.base(), folder.path()).await;
+    let before = names(folder.path());
+    let other = bench(
+        &upstream.base(),
+        Guarantee::Spool,
+        Some(folder.path()),
+        |_| {},
+    )
+    .await;
+    noticed(&other, "spool_foreign").await;
+    assert_eq!(exchange(other.address, &call(9)).await.status, 200);
+    assert_eq!(other.exchanges(1).await.len(), 1);
+    assert_eq!(names(folder.path()), before);
+}
+
+#[tokio::test]
+async fn a_changed_record_takes_its_neighbours_with_it_or_vanishes() {
+    let folder = tempfile::tempdir().unwrap();
+    let upstream = Scripted::start(vec![write(ANSWER)]).await;
+    let (log, faulty) = leave_behind(&upstream.base(), folder.path()).await;
+    let name = names(folder.path()).pop().unwrap();
+    let path = folder.path().join(&name);
+    let mut bytes = std::fs::read(&path).unwrap();
+    // In the middle of the third record; behind the header each has its length before it.
+    let mut at = 32;
+    let length = |at: usize| u32::from_be_bytes(bytes[at..at + 4].try_into().unwrap()) as usize;
+    for _ in 0..2 {
+        at += 4 + length(at);
+    }
+    at += 4 + length(at) / 2;
+    bytes[at] ^= 1;
+    std::fs::write(&path, bytes).unwrap();
+    faulty.heal();
+    let notices: Arc<std::sync::Mutex<Vec<&'static str>>> = Arc::default();
+    let heard = Arc::clone(&notices);
+    let mut config = Config::new(Arc::new(move |notice: &audit_gateway::Notice| {
+        heard.lock().unwrap().push(notice.code);
+    }));
+    config.spool = Some(SpoolConfig::new(folder.path()));
+    let second = Bench::over(log, faulty, config).await;
+    let events = after_the_outage(&second).await;
+    // Eight were in it: three calls, and both ends of the outage.
+    assert_eq!(events.len(), 7, "{events:?}");
+    assert!(notices.lock().unwrap().contains(&"spool_damaged"));
+    for _ in 0..500 {
+        if names(folder.path()) == [format!("{name}.damaged")] {
+            break;
+        }
+        sleep(Duration::from_millis(10)).await;
+    }
+    assert_eq!(names(folder.path()), [format!("{name}.damaged")]);
 }
