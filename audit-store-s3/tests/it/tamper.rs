@@ -5,6 +5,7 @@
 //! format allows to be deleted.
 
 use std::collections::BTreeMap;
+use std::fmt::Write as _;
 use std::sync::{Arc, OnceLock};
 
 use audit_core::store::ReadStore;
@@ -58,6 +59,19 @@ fn kind_of(key: &str) -> &str {
     key.split('/').next().unwrap_or_default()
 }
 
+/// A key in a URL: a key that was changed may hold any character.
+fn encoded(key: &str) -> String {
+    let mut target = String::new();
+    for byte in key.bytes() {
+        if byte.is_ascii_alphanumeric() || b"-._~/".contains(&byte) {
+            target.push(char::from(byte));
+        } else {
+            write!(target, "%{byte:02X}").expect("a string takes everything");
+        }
+    }
+    target
+}
+
 impl Copied {
     /// Writes it below a prefix of its own.
     async fn write_out(&self) -> Result<S3Store, String> {
@@ -69,11 +83,7 @@ impl Copied {
         ];
         for (key, bytes) in &self.objects {
             let fixed = matches!(kind_of(key), "log" | "batch" | "checkpoints" | "payload");
-            let target = format!(
-                "/{}/{prefix}/{}",
-                self.place.bucket,
-                key.replace('%', "%25").replace('?', "%3F")
-            );
+            let target = format!("/{}/{prefix}/{}", self.place.bucket, encoded(key));
             let headers = if fixed { &lock[..] } else { &[] };
             let put = self
                 .place
