@@ -225,6 +225,33 @@ impl Ingest for Redactor {
     }
 }
 
+/// Whether an attribute is one by which records are found: the numbering that shows missing ones, the id of a legal hold.
+/// One UUID in some thousands looks like the number of something; if it were taken out, a hole would show where none is,
+/// or a hold could not be released. Nothing else passes under these names.
+fn is_numbering(name: &str, value: &Value) -> bool {
+    let pairs = |items: &Vec<Value>| {
+        items.iter().all(|item| {
+            item.as_array()
+                .is_some_and(|pair| pair.len() == 2 && pair.iter().all(Value::is_u64))
+        })
+    };
+    match name {
+        "audit.producer.id" | "audit.hold.id" => value.as_str().is_some_and(is_uuid),
+        "audit.producer.number" => value.is_u64(),
+        "audit.producer.absent" => value.as_array().is_some_and(pairs),
+        _ => false,
+    }
+}
+
+/// Whether a text is a UUID as RFC 9562 writes it, in lower case.
+fn is_uuid(text: &str) -> bool {
+    text.len() == 36
+        && text.bytes().enumerate().all(|(at, byte)| match at {
+            8 | 13 | 18 | 23 => byte == b'-',
+            _ => byte.is_ascii_digit() || (b'a'..=b'f').contains(&byte),
+        })
+}
+
 /// About how many bytes a value has.
 fn size(value: &Value) -> usize {
     match value {
@@ -412,6 +439,10 @@ impl Work<'_> {
         let given = std::mem::take(&mut self.event.attributes);
         let mut kept = Map::new();
         for (name, value) in given {
+            if is_numbering(&name, &value) {
+                kept.insert(name, value);
+                continue;
+            }
             let redactor = self.redactor;
             let active = redactor.active(|rule| rule.applies_to_attribute(&name));
             let original = value.clone();

@@ -1254,3 +1254,41 @@ fn a_recorded_exchange_is_broken_by_rules_or_changed_without_a_hit() {
     println!("{clean} bodies without a hit; {found:?}");
     assert!(clean > 400);
 }
+
+/// Some ids look like the number of a person, or of an account.
+#[test]
+fn the_numbering_of_records_is_taken_out_or_hides_something_else() {
+    let id = "01a20466-3407-7935-9287-8d48acb6cef2";
+    let mut given = event();
+    let mut set = |name: &str, value: Value| given.attributes.insert(name.to_owned(), value);
+    set("audit.producer.id", json!(id));
+    set("audit.producer.number", json!(4_111_111_111_111_111_u64));
+    set(
+        "audit.producer.absent",
+        json!([[1, 4_111_111_111_111_111_u64]]),
+    );
+    set("elsewhere", json!(id));
+    let kept = record(&given).attributes;
+    for name in [
+        "audit.producer.id",
+        "audit.producer.number",
+        "audit.producer.absent",
+    ] {
+        assert_eq!(kept[name], given.attributes[name]);
+    }
+    assert_ne!(
+        kept["elsewhere"], id,
+        "this id proves nothing: no rule hits it"
+    );
+    // Whoever puts something else there hides nothing.
+    for (name, value) in [
+        ("audit.producer.id", json!(EMAIL)),
+        ("audit.producer.number", json!(EMAIL)),
+        ("audit.producer.absent", json!([[EMAIL, 2]])),
+    ] {
+        let mut given = event();
+        given.attributes.insert(name.to_owned(), value);
+        let kept = record(&given);
+        assert!(!kept.attributes[name].to_string().contains(EMAIL), "{name}");
+    }
+}
