@@ -496,7 +496,8 @@ impl Sink {
 
     /// One attempt; says whether nothing waits any more.
     async fn recovered(&self) -> bool {
-        while self.is_owing() || !self.left().is_empty() {
+        // A record may come into the spool in the moment in which an outage ends; nobody would come for it any more.
+        while self.is_owing() || self.waiting() > 0 || !self.left().is_empty() {
             if !self.drain_left().await || !self.drain_own().await {
                 return false;
             }

@@ -110,7 +110,10 @@ async fn run_command(context: &Context, args: &RunArgs) -> Result<u8> {
         .map(|id| Actor::new(ActorKind::Human, id));
     config.defaults.subject.clone_from(&args.subject);
     config.defaults.trace = Some(trace.clone());
-    let bases = base_urls(&mut config)?;
+    let bases = base_urls(
+        &mut config,
+        super::serve::guarantee(&context.settings, None),
+    )?;
     config.intercept = intercept(context, args)?;
     super::ca::check(&config)?;
     let intercept = config.intercept.clone();
@@ -236,7 +239,7 @@ fn trace() -> (String, String) {
 
 /// What the base URLs become, behind the gateway's address. One that is set already leads to where it says, through the
 /// gateway.
-fn base_urls(config: &mut Config) -> Result<BTreeMap<&'static str, String>> {
+fn base_urls(config: &mut Config, guarantee: Guarantee) -> Result<BTreeMap<&'static str, String>> {
     let mut bases = BTreeMap::new();
     for (variable, name, rest) in BASE_URLS {
         let Some(set) = environment(variable).filter(|value| !value.is_empty()) else {
@@ -258,7 +261,10 @@ fn base_urls(config: &mut Config) -> Result<BTreeMap<&'static str, String>> {
         } else {
             format!("http://{url}")
         };
-        let upstream = Upstream::new(&url).map_err(|e| wrong(&e))?.speaking(*name);
+        let upstream = Upstream::new(&url)
+            .map_err(|e| wrong(&e))?
+            .speaking(*name)
+            .on_audit_failure(guarantee);
         let own = format!("{}-env", variable.to_ascii_lowercase());
         bases.insert(*variable, format!("/{own}"));
         config.upstreams.insert(own, upstream);

@@ -141,10 +141,17 @@ fn intercepted(
     upgrade: OnUpgrade,
 ) -> Result<Pin<Box<dyn Future<Output = ()> + Send>>, Refusal> {
     let failed = || Refusal::new(Code::BadRequest, "no certificate for this host can be made");
-    let upstream = Upstream::of_host(Scheme::HTTPS, &asked.host, asked.port).ok_or_else(failed)?;
-    let Some(Intercept { authority, .. }) = &shared.config.intercept else {
+    let Some(Intercept {
+        authority,
+        on_audit_failure,
+        ..
+    }) = &shared.config.intercept
+    else {
         return Err(failed());
     };
+    let upstream = Upstream::of_host(Scheme::HTTPS, &asked.host, asked.port)
+        .ok_or_else(failed)?
+        .on_audit_failure(*on_audit_failure);
     let tls = authority
         .server(&asked.host, shared.log.clock().now())
         .map_err(|e| {

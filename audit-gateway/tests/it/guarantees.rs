@@ -7,7 +7,8 @@ use std::time::Duration;
 
 use audit_core::ErrorKind;
 use audit_core::event::{Event, Guarantee};
-use audit_gateway::{Config, SpoolConfig, Upstream};
+use audit_core::time::{Clock as _, System};
+use audit_gateway::{CertificateAuthority, Config, Intercept, SpoolConfig, Upstream};
 use audit_testkit::faulty::{Call, Fault, FaultyStore};
 use serde_json::Value;
 use tokio::time::sleep;
@@ -454,4 +455,82 @@ async fn a_changed_record_takes_its_neighbours_with_it_or_vanishes() {
         sleep(Duration::from_millis(10)).await;
     }
     assert_eq!(names(folder.path()), [format!("{name}.damaged")]);
+}
+
+/// The setting of the intercepting proxy holds for what is said within TLS, not only for its tunnels.
+#[tokio::test]
+async fn an_intercepted_call_has_another_guarantee_than_its_proxy() {
+    let (address, root) = crate::tls::provider().await;
+    let hosts: Vec<audit_gateway::HostPattern> = vec!["localhost".parse().unwrap()];
+    let now = System.now();
+    let key = CertificateAuthority::generate("o/g", &hosts, now).unwrap();
+    let authority = Arc::new(CertificateAuthority::open(key, now).unwrap());
+    let mut intercept = Intercept::new(Arc::clone(&authority), hosts);
+    intercept.on_audit_failure = Guarantee::Open;
+    let bench = bench("http://127.0.0.1:9", Guarantee::Closed, None, |c| {
+        c.system_roots = false;
+        c.extra_roots.push(root);
+        c.intercept = Some(intercept);
+    })
+    .await;
+    down(&bench);
+    let to = format!("localhost:{}", address.port());
+    let (client, status) = crate::intercept::connect(bench.address, &to, "").await;
+    assert_eq!(status, 200);
+    let stream = client.stream;
+    let mut client = crate::intercept::tls(stream, authority.certificate(), "localhost")
+        .await
+        .unwrap();
+    let request = format!("GET /v1/models HTTP/1.1\r\nHost: {to}\r\n\r\n");
+    client.write(request.as_bytes()).await;
+    assert_eq!(client.answer().await.unwrap().body, b"secret");
+    bench.faulty.heal();
+    let events = after_the_outage(&bench).await;
+    assert_no_hole(&events);
+    assert_eq!(bench.health.summary().missed, 2);
+}
+
+/// Calls keep coming while the log falls and rises: whatever the moment, nothing stays behind in the spool.
+#[tokio::test]
+async fn a_record_that_comes_as_an_outage_ends_stays_in_the_spool() {
+    let folder = tempfile::tempdir().unwrap();
+    let upstream = Scripted::start(vec![write(ANSWER)]).await;
+    let bench = bench(
+        &upstream.base(),
+        Guarantee::Spool,
+        Some(folder.path()),
+        |_| {},
+    )
+    .await;
+    let address = bench.address;
+    let callers: Vec<_> = (0..8)
+        .map(|caller| {
+            tokio::spawn(async move {
+                let mut client = Client::connect(address).await;
+                for n in 0..40 {
+                    client.write(&call(caller * 100 + n)).await;
+                    assert_eq!(client.answer().await.unwrap().status, 200);
+                }
+            })
+        })
+        .collect();
+    for _ in 0..15 {
+        down(&bench);
+        sleep(Duration::from_millis(3)).await;
+        bench.faulty.heal();
+        sleep(Duration::from_millis(12)).await;
+    }
+    for caller in callers {
+        caller.await.unwrap();
+    }
+    let exchanges = bench.exchanges_now(320).await;
+    assert_eq!(exchanges.len(), 320);
+    for _ in 0..500 {
+        if names(folder.path()).is_empty() {
+            break;
+        }
+        sleep(Duration::from_millis(10)).await;
+    }
+    assert_eq!(names(folder.path()), Vec::<String>::new());
+    assert_no_hole(&bench.events().await);
 }

@@ -51,7 +51,7 @@ async fn intercepting(
 }
 
 /// Asks the proxy for a connection, and gives it back with the status.
-async fn connect(proxy: SocketAddr, to: &str, headers: &str) -> (Client, u16) {
+pub(crate) async fn connect(proxy: SocketAddr, to: &str, headers: &str) -> (Client, u16) {
     let mut client = Client::connect(proxy).await;
     client
         .write(format!("CONNECT {to} HTTP/1.1\r\nHost: {to}\r\n{headers}\r\n").as_bytes())
@@ -64,7 +64,7 @@ async fn connect(proxy: SocketAddr, to: &str, headers: &str) -> (Client, u16) {
 }
 
 /// Speaks TLS as a client that trusts `root`, and asks for `name`.
-async fn tls(
+pub(crate) async fn tls(
     stream: TcpStream,
     root: &[u8],
     name: &str,
